@@ -1,0 +1,68 @@
+//! Change events: every administrative write makes one in its own transaction (I5), and actors reload by them.
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of row changed. The text form stands in `change_event.entity`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangedEntity {
+    Organization,
+    Application,
+    Device,
+    DeviceModel,
+    Decoder,
+    Target,
+    Connection,
+    Permission,
+    User,
+    ApiKey,
+    /// A rewind or a replay of dead letters was asked for.
+    TargetRequest,
+}
+
+impl ChangedEntity {
+    const ALL: [Self; 11] = [
+        Self::Organization,
+        Self::Application,
+        Self::Device,
+        Self::DeviceModel,
+        Self::Decoder,
+        Self::Target,
+        Self::Connection,
+        Self::Permission,
+        Self::User,
+        Self::ApiKey,
+        Self::TargetRequest,
+    ];
+
+    /// Text form in the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Organization => "organization",
+            Self::Application => "application",
+            Self::Device => "device",
+            Self::DeviceModel => "device_model",
+            Self::Decoder => "decoder",
+            Self::Target => "target",
+            Self::Connection => "connection",
+            Self::Permission => "permission",
+            Self::User => "user",
+            Self::ApiKey => "api_key",
+            Self::TargetRequest => "target_request",
+        }
+    }
+
+    /// The entity of this text.
+    pub fn of_str(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|e| e.as_str() == text)
+    }
+}
+
+/// One change, in the order of its id. A reader that missed some does a full scan instead of guessing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeEvent {
+    /// Ascending, with gaps.
+    pub id: i64,
+    pub entity: ChangedEntity,
+    pub entity_id: i64,
+}

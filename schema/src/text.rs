@@ -1,0 +1,37 @@
+//! Text from outside: where it is cut, and what is taken out of it before a person or a database sees it.
+
+/// The longest prefix of `text` that has at most `num_bytes_max` bytes and ends at a character boundary.
+pub fn cut(text: &str, num_bytes_max: usize) -> &str {
+    if text.len() <= num_bytes_max {
+        return text;
+    }
+    let mut end = num_bytes_max;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// `bytes` as text for a person: invalid UTF-8 replaced, NUL taken out (PostgreSQL's `text` refuses it), cut.
+pub fn printable(bytes: &[u8], num_bytes_max: usize) -> String {
+    let head = &bytes[..bytes.len().min(num_bytes_max.saturating_add(3))];
+    let text = String::from_utf8_lossy(head).replace('\0', "\u{fffd}");
+    cut(&text, num_bytes_max).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_never_splits_a_character() {
+        assert_eq!(cut("blåbær", 3), "bl");
+        assert_eq!(cut("blåbær", 4), "blå");
+        assert_eq!(cut("abc", 9), "abc");
+    }
+
+    #[test]
+    fn printable_takes_out_what_a_database_refuses() {
+        assert_eq!(printable(b"a\0b\xff", 16), "a\u{fffd}b\u{fffd}");
+    }
+}
