@@ -1,1 +1,3 @@
-//! engine: being built.
+//! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
+
+pub mod store;

@@ -411,6 +411,8 @@ CREATE TABLE dead_letter (
 );
 CREATE INDEX dead_letter_target_id_idx ON dead_letter (target_id, id);
 CREATE INDEX dead_letter_died_at_idx ON dead_letter (died_at);
+-- A rewind supersedes a range of offsets, and a repeated flush recognises its own rows.
+CREATE INDEX dead_letter_log_offset_idx ON dead_letter (target_id, log_offset);
 
 CREATE TABLE target_log (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -15,6 +15,18 @@ pub enum TargetKind {
     Fiware(HttpTarget),
     /// Pulled by readers, never pushed: devices make no deliveries for it.
     OpenDataDk,
+    /// The row cannot be read (its secrets were encrypted with another key, its type is a newer program's): nothing is sent,
+    /// nothing is lost, and the status says why.
+    Unreadable(UnreadableTarget),
+}
+
+/// A target whose configuration is wrong in the database itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadableTarget {
+    /// The API's text of the type.
+    pub kind: &'static str,
+    /// What is wrong and what to do, for the target's owner.
+    pub reason: String,
 }
 
 impl TargetKind {
@@ -25,6 +37,7 @@ impl TargetKind {
             Self::Mqtt(_) => "MQTT",
             Self::Fiware(_) => "FIWARE",
             Self::OpenDataDk => "OPENDATADK",
+            Self::Unreadable(target) => target.kind,
         }
     }
 }

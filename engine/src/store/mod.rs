@@ -1,0 +1,16 @@
+//! PostgreSQL, in reading order: how it is reached (`connect`), kept secret (`cipher`), and what of it each port needs.
+
+pub mod cipher;
+pub mod connect;
+pub mod database_url;
+pub mod error;
+pub mod migrate;
+pub mod pool;
+pub mod tls;
+
+mod changes;
+mod scripts;
+mod targets;
+
+pub use cipher::{Cipher, CipherError};
+pub use connect::{OpenError, Store, StoreConfig};
