@@ -513,3 +513,121 @@ fn read_matching(
     }
     Ok(ReadBatch { records, next: stored.end.max(from), end: stored.end })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::log_conformance::{LogFixture, LogMaker};
+
+    struct Fixture(Arc<MemoryLog>);
+
+    #[async_trait]
+    impl LogFixture for Fixture {
+        fn log(&self) -> Arc<dyn Log> {
+            Arc::clone(&self.0) as Arc<dyn Log>
+        }
+
+        async fn reopen(&mut self) {
+            self.0.close().await.unwrap();
+            self.0.reopen();
+        }
+
+        async fn reopen_uncleanly(&mut self) -> bool {
+            self.0.raise_incarnation();
+            true
+        }
+
+        async fn trim(&mut self, topic: Topic, partition: PartitionId, before: Offset) -> bool {
+            self.0.trim_to(topic, partition, before);
+            true
+        }
+    }
+
+    struct Maker(fn(u32) -> Arc<MemoryLog>);
+
+    #[async_trait]
+    impl LogMaker for Maker {
+        type Fixture = Fixture;
+
+        async fn make(&self, num_partitions: u32) -> Fixture {
+            Fixture((self.0)(num_partitions))
+        }
+    }
+
+    mod dense {
+        crate::log_conformance!(super::Maker(super::MemoryLog::new));
+    }
+
+    mod with_gaps {
+        crate::log_conformance!(super::Maker(super::MemoryLog::with_gaps));
+    }
+
+    fn record(text: &str) -> NewRecord {
+        crate::testing::log_conformance::record(1, 1, text)
+    }
+
+    #[tokio::test]
+    async fn an_unclear_step_was_applied_or_was_not_as_the_test_chose() {
+        let log = MemoryLog::new(1);
+        let p = PartitionId(0);
+        log.append(p, vec![record("u")]).await.unwrap();
+        let step = || Step { partition: p, from: Offset(0), next: Offset(1), outputs: vec![(p, record("d"))] };
+        log.fail_next_step_unclear(false);
+        assert!(matches!(log.commit_step(step()).await, Err(LogError::Unclear(_))));
+        assert_eq!(log.committed(p).await.unwrap(), None);
+        log.fail_next_step_unclear(true);
+        assert!(matches!(log.commit_step(step()).await, Err(LogError::Unclear(_))));
+        assert_eq!(log.committed(p).await.unwrap(), Some(Offset(1)));
+        assert_eq!(log.records(Topic::Deliveries, p).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn paused_appends_wait_in_order_and_are_invisible() {
+        let log = MemoryLog::new(1);
+        let p = PartitionId(0);
+        log.pause_appends(true);
+        let appends = ["a", "b"].map(|text| {
+            let log = Arc::clone(&log);
+            tokio::spawn(async move { log.append(p, vec![record(text)]).await })
+        });
+        while log.num_waiting_appends() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert!(log.records(Topic::Uplinks, p).is_empty());
+        log.pause_appends(false);
+        for append in appends {
+            append.await.unwrap().unwrap();
+        }
+        assert_eq!(log.records(Topic::Uplinks, p).len(), 2);
+    }
+
+    #[tokio::test]
+    async fn i8_a_step_for_a_lost_partition_is_fenced() {
+        let log = MemoryLog::new(2);
+        let p = PartitionId(1);
+        log.next_assignment().await;
+        log.append(p, vec![record("u")]).await.unwrap();
+        let revoked = log.revoke(vec![p]);
+        let step = || Step { partition: p, from: Offset(0), next: Offset(1), outputs: vec![] };
+        let Assignment::Revoked { partitions, done } = log.next_assignment().await else { panic!("it was revoked") };
+        assert_eq!(partitions, [p]);
+        drop(done);
+        revoked.await.unwrap();
+        assert!(matches!(log.commit_step(step()).await, Err(LogError::Fenced { .. })));
+        log.assign(vec![p]);
+        log.commit_step(step()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_full_log_refuses_appends_and_takes_steps() {
+        let log = MemoryLog::new(1);
+        let p = PartitionId(0);
+        log.append(p, vec![record("u")]).await.unwrap();
+        log.set_full(true);
+        assert!(matches!(log.append(p, vec![record("v")]).await, Err(LogError::Full { .. })));
+        log.commit_step(Step { partition: p, from: Offset(0), next: Offset(1), outputs: vec![] }).await.unwrap();
+        log.set_full(false);
+        log.set_unavailable(true);
+        assert!(matches!(log.bounds(Topic::Uplinks, p).await, Err(LogError::Unavailable(_))));
+    }
+}
