@@ -1,0 +1,15 @@
+//! Sources that Sluse itself connects to. What comes in over HTTP is in the `http` crate; both hand in at the same door, the
+//! [`Intake`](sluse_schema::port::Intake).
+//!
+//! Reading order: [`event`] (what is taken in), [`ack_window`] and [`lanes`] (pure: in which order), [`gateway_state`],
+//! [`chirpstack`] (the source), `session` (one connection of it).
+
+pub mod ack_window;
+pub mod chirpstack;
+pub mod event;
+pub mod gateway_state;
+pub mod lanes;
+pub mod metrics;
+mod session;
+
+pub use chirpstack::{ChirpstackConfig, ChirpstackSource, SourceError, SourceHealth};

@@ -1,0 +1,515 @@
+//! One connection after another with ChirpStack's broker, and the events on their way from it into the log.
+//!
+//! The event loop never waits for the log: what comes is gathered while batches are under way, several side by side, each device
+//! in one lane ([`Lanes`]), acknowledged in the order of arrival as they finish ([`AckWindow`]). An answer of "later" ends the
+//! connection: what was not handed over is dropped, the broker sends it again, and nothing overtakes what was refused. A connection
+//! that broke instead loses nothing that came over it: that is still taken in, and its repetition is recognised by its event id.
+//!
+//! Limits: the Receive Maximum bounds what is unacknowledged. At QoS 0 it does not, so reading stops at twice as much.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::poll;
+use rumqttc::v5::mqttbytes::QoS;
+use rumqttc::v5::mqttbytes::v5::{ConnAck, DisconnectReasonCode, Filter, Publish, SubAck, SubscribeReasonCode};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, Incoming, MqttOptions, StateError};
+use sluse_schema::port::{GatewayState, Intake, RefusedArrival};
+use sluse_schema::uplink::EventType;
+use sluse_schema::wire::chirpstack::{gateway_of_state_topic, parse_conn_state};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::ack_window::{AckWindow, Seq};
+use super::chirpstack::{CONNECT_MAX, ChirpstackConfig, HealthCell};
+use super::event::{RefusedEvent, device_level, examine};
+use super::gateway_state::GatewayStateWriter;
+use super::lanes::Lanes;
+use super::metrics::{self, SourceMetrics};
+
+/// Every event of every device, and gateways' states with and without a region's prefix.
+const SUBSCRIPTIONS: [&str; 3] =
+    ["application/+/device/+/event/+", "gateway/+/state/conn", "+/gateway/+/state/conn"];
+/// The wait when the log said "later" without saying how long.
+const LATER_DEFAULT: Duration = Duration::from_secs(1);
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum SessionEnd {
+    /// As asked, everything finished.
+    Stopped,
+    /// The log cannot take more now.
+    Later { after: Duration },
+    /// It broke, or was never made.
+    Lost,
+}
+
+/// What acknowledges an arrival; nothing does at QoS 0.
+type Ack = Option<(u16, QoS)>;
+
+/// An event as it came.
+#[derive(Debug)]
+struct Arrived {
+    seq: Seq,
+    topic: Bytes,
+    payload: Bytes,
+    is_retained: bool,
+    is_at_most_once: bool,
+}
+
+/// What became of a batch.
+#[derive(Debug)]
+struct BatchDone {
+    lane: usize,
+    /// The connection that it came over: its acknowledgements are worth nothing on another.
+    connection: u64,
+    /// Durable or refused for good.
+    finished: Vec<Seq>,
+    /// The longest wait that was asked for, if any was refused for now.
+    later: Option<(Duration, String)>,
+}
+
+/// The session with the broker, over all its connections.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Host and port, for messages.
+    place: String,
+    client_id: String,
+    intake: Arc<dyn Intake>,
+    gateways: GatewayStateWriter,
+    health: HealthCell,
+    metrics: Arc<SourceMetrics>,
+    lanes: Lanes<Arrived>,
+    batches: JoinSet<BatchDone>,
+    /// Arrivals in the window at which reading stops.
+    window_max: usize,
+    /// Counts connections.
+    connection: u64,
+    was_ever_connected: bool,
+    /// Why the last connection ended: the same twice running is not worth a second warning.
+    last_trouble: String,
+}
+
+/// One connection's part of the state.
+struct Connection {
+    client: AsyncClient,
+    window: AckWindow<Ack>,
+    is_connected: bool,
+    /// Set when it is to end as soon as what is under way is finished and acknowledged.
+    closing: Option<SessionEnd>,
+    has_said_goodbye: bool,
+    has_warned_of_qos_0: bool,
+}
+
+impl Session {
+    pub(super) fn new(
+        config: &ChirpstackConfig,
+        place: String,
+        intake: Arc<dyn Intake>,
+        gateways: GatewayStateWriter,
+        health: HealthCell,
+    ) -> Self {
+        Self {
+            place,
+            client_id: config.client_id.clone(),
+            intake,
+            gateways,
+            health,
+            metrics: Arc::new(SourceMetrics::new()),
+            lanes: Lanes::new(config.num_batches_max, config.batch_events_max),
+            batches: JoinSet::new(),
+            window_max: usize::from(config.receive_max) * 2,
+            connection: 0,
+            was_ever_connected: false,
+            last_trouble: String::new(),
+        }
+    }
+
+    /// Writes what gateway states wait and ends for good.
+    pub(super) async fn close(self) {
+        self.health.update(|health| "stopped".clone_into(&mut health.message));
+        self.gateways.stop().await;
+    }
+
+    /// Connects and takes events in until the connection ends; then everything that was handed over is finished.
+    pub(super) async fn serve(&mut self, options: MqttOptions, stopping: &CancellationToken) -> SessionEnd {
+        self.connection += 1;
+        let end = self.serve_connection(options, stopping).await;
+        if matches!(end, SessionEnd::Later { .. }) {
+            self.drop_waiting();
+        }
+        // Before anything of the next connection may be handed over: a device's order spans connections.
+        let end = match self.finish_batches().await {
+            Some(after) if !matches!(end, SessionEnd::Stopped) => SessionEnd::Later { after },
+            _ => end,
+        };
+        self.metrics.connected.set(0);
+        self.metrics.unacknowledged.set(0);
+        self.health.update(|health| (health.is_connected, health.num_unacknowledged) = (false, 0));
+        end
+    }
+
+    async fn serve_connection(&mut self, options: MqttOptions, stopping: &CancellationToken) -> SessionEnd {
+        // Room for every acknowledgement that can be due at once, the SUBSCRIBE and the DISCONNECT.
+        let (client, mut event_loop) = AsyncClient::new(options, self.window_max + 8);
+        let mut connection = Connection::new(client);
+        let connect_deadline = Instant::now() + CONNECT_MAX;
+        loop {
+            // `poll` must run to its end: rumqttc loses what it had in hand when it is dropped half-way.
+            let event = {
+                let next = event_loop.poll();
+                tokio::pin!(next);
+                loop {
+                    let may_read = connection.window.len() < self.window_max || connection.closing.is_some();
+                    if may_read && let std::task::Poll::Ready(event) = poll!(&mut next) {
+                        break event;
+                    }
+                    // Nothing more is there to be read at once: hand over what was gathered.
+                    if !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
+                        self.hand_over();
+                    }
+                    if connection.closing.is_some() && self.is_idle() {
+                        connection.say_goodbye();
+                    }
+                    tokio::select! {
+                        event = &mut next, if may_read => break event,
+                        Some(done) = self.batches.join_next(), if !self.batches.is_empty() => {
+                            if let Err(end) = self.settle(done, &mut connection) {
+                                return end;
+                            }
+                        }
+                        () = stopping.cancelled(), if connection.closing.is_none() => {
+                            if !connection.is_connected {
+                                return SessionEnd::Stopped;
+                            }
+                            connection.closing = Some(SessionEnd::Stopped);
+                        }
+                        () = sleep_until(connect_deadline), if !connection.is_connected => {
+                            self.trouble(format!("no answer within {} s", CONNECT_MAX.as_secs()));
+                            return SessionEnd::Lost;
+                        }
+                    }
+                }
+            };
+            let handled = match event {
+                Ok(event) => self.handle(event, &mut connection),
+                Err(error) => Err(self.lost(&error)),
+            };
+            if let Err(end) = handled {
+                return connection.closing.unwrap_or(end);
+            }
+        }
+    }
+
+    fn handle(&mut self, event: Event, connection: &mut Connection) -> Result<(), SessionEnd> {
+        match event {
+            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish, connection),
+            Event::Incoming(Incoming::ConnAck(connack)) => self.connected(&connack, connection)?,
+            Event::Incoming(Incoming::SubAck(suback)) => self.subscribed(&suback)?,
+            Event::Outgoing(rumqttc::Outgoing::Disconnect) => return Err(SessionEnd::Lost),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn connected(&mut self, connack: &ConnAck, connection: &mut Connection) -> Result<(), SessionEnd> {
+        connection.is_connected = true;
+        let (place, client_id, is_session_present) = (&self.place, &self.client_id, connack.session_present);
+        tracing::info!(place, client_id, is_session_present, "connected to chirpstack's broker");
+        if self.was_ever_connected && !is_session_present {
+            tracing::warn!(place, client_id, "the broker lost our session: what it held for us while we were away is gone");
+        }
+        self.was_ever_connected = true;
+        self.metrics.connections.increment(1);
+        // At every connection, although the session knows them: the broker then repeats the gateways' retained states.
+        let filters = SUBSCRIPTIONS.map(|topic| Filter::new(topic.to_owned(), QoS::AtLeastOnce));
+        if connection.client.try_subscribe_many(filters).is_err() {
+            self.trouble("the mqtt client took no subscription".to_owned());
+            return Err(SessionEnd::Lost);
+        }
+        Ok(())
+    }
+
+    fn subscribed(&mut self, suback: &SubAck) -> Result<(), SessionEnd> {
+        for (topic, code) in SUBSCRIPTIONS.iter().zip(&suback.return_codes) {
+            match code {
+                SubscribeReasonCode::Success(QoS::AtMostOnce) => {
+                    tracing::warn!(place = self.place, topic, "the broker grants only qos 0: events can be lost");
+                }
+                SubscribeReasonCode::Success(_) => {}
+                refused if *topic == SUBSCRIPTIONS[0] => {
+                    self.trouble(format!("the broker refused the subscription to {topic}: {refused:?}"));
+                    return Err(SessionEnd::Lost);
+                }
+                refused => tracing::warn!(place = self.place, topic, ?refused, "the broker refused a subscription"),
+            }
+        }
+        self.last_trouble.clear();
+        self.metrics.connected.set(1);
+        self.health.update(|health| {
+            health.is_connected = true;
+            health.message = format!("connected to {}", self.place);
+        });
+        Ok(())
+    }
+
+    fn arrived(&mut self, publish: Publish, connection: &mut Connection) {
+        let is_at_most_once = publish.qos == QoS::AtMostOnce;
+        if connection.closing.is_some() {
+            // Not acknowledged, so the broker keeps it for the next connection.
+            self.metrics.lost.increment(u64::from(is_at_most_once));
+            return;
+        }
+        let ack = (!is_at_most_once).then_some((publish.pkid, publish.qos));
+        let seq = connection.window.push(ack);
+        if !publish.topic.starts_with(b"application/") {
+            self.heard_gateway(&publish);
+            connection.window.finish(seq);
+            connection.send_due_acks();
+            return;
+        }
+        if is_at_most_once {
+            self.metrics.at_most_once.increment(1);
+            connection.warn_of_qos_0(&self.place);
+        }
+        let Publish { topic, payload, retain: is_retained, .. } = publish;
+        let lane = lane_hash(&topic);
+        if self.lanes.push(lane, Arrived { seq, topic, payload, is_retained, is_at_most_once }) {
+            self.hand_over();
+        }
+    }
+
+    fn heard_gateway(&self, publish: &Publish) {
+        let of_topic = std::str::from_utf8(&publish.topic).ok().and_then(gateway_of_state_topic);
+        match (of_topic, parse_conn_state(&publish.payload)) {
+            (Some(of_topic), Some((gateway, is_online))) if of_topic.parse() == Ok(gateway) => {
+                self.gateways.heard(GatewayState { gateway, is_online, heard_at_ms: chrono::Utc::now().timestamp_millis() });
+            }
+            // An empty retained message is how a broker is told to forget a topic.
+            (Some(_), None) if publish.payload.is_empty() => {}
+            (None, _) => metrics::refused(RefusedEvent::Topic.as_str()),
+            _ => metrics::refused("gateway_state"),
+        }
+    }
+
+    /// Starts batches in every lane that has none under way.
+    fn hand_over(&mut self) {
+        while let Some((lane, batch)) = self.lanes.next_batch() {
+            let (intake, metrics) = (Arc::clone(&self.intake), Arc::clone(&self.metrics));
+            self.batches.spawn(take_in(intake, metrics, lane, self.connection, batch));
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.batches.is_empty() && self.lanes.num_waiting() == 0
+    }
+
+    fn drop_waiting(&mut self) {
+        let num_dropped = self.lanes.discard_waiting();
+        self.metrics.later.increment(num_dropped as u64);
+    }
+
+    /// Takes note of a finished batch and acknowledges what is due.
+    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) -> Result<(), SessionEnd> {
+        let later = match done {
+            Ok(done) => {
+                self.lanes.finish(done.lane);
+                if done.connection == self.connection {
+                    done.finished.into_iter().for_each(|seq| connection.window.finish(seq));
+                }
+                done.later
+            }
+            Err(error) => Some(intake_ended(&error)),
+        };
+        if !connection.send_due_acks() {
+            self.trouble("the mqtt client took no acknowledgement".to_owned());
+            return Err(SessionEnd::Lost);
+        }
+        let num_unacknowledged = connection.window.len();
+        self.metrics.unacknowledged.set(num_unacknowledged as f64);
+        self.health.update(|health| health.num_unacknowledged = num_unacknowledged);
+        if let Some((after, reason)) = later {
+            self.trouble(format!("the log cannot take events now: {reason}"));
+            self.drop_waiting();
+            if !matches!(connection.closing, Some(SessionEnd::Stopped)) {
+                connection.closing = Some(SessionEnd::Later { after });
+            }
+        }
+        Ok(())
+    }
+
+    /// After a connection: takes in what it brought, and waits until no batch is under way. A wait, if the log asks for one.
+    async fn finish_batches(&mut self) -> Option<Duration> {
+        let mut wait = None;
+        loop {
+            if wait.is_none() {
+                self.hand_over();
+            }
+            let Some(done) = self.batches.join_next().await else { break };
+            let later = match done {
+                Ok(done) => {
+                    self.lanes.finish(done.lane);
+                    done.later
+                }
+                Err(error) => Some(intake_ended(&error)),
+            };
+            if let Some((after, reason)) = later {
+                self.trouble(format!("the log cannot take events now: {reason}"));
+                self.drop_waiting();
+                wait = wait.max(Some(after));
+            }
+        }
+        self.lanes.finish_all();
+        wait
+    }
+
+    fn lost(&mut self, error: &ConnectionError) -> SessionEnd {
+        self.trouble(match error {
+            ConnectionError::MqttState(StateError::ServerDisconnect {
+                reason_code: DisconnectReasonCode::SessionTakenOver,
+                ..
+            }) => format!("somebody else connected under our client id {}", self.client_id),
+            ConnectionError::ConnectionRefused(code) => format!("the broker refused us: {code:?}"),
+            other => other.to_string(),
+        });
+        SessionEnd::Lost
+    }
+
+    /// Says what is wrong: once as a warning, while it stays the same in the debug log.
+    fn trouble(&mut self, message: String) {
+        let (place, client_id) = (&self.place, &self.client_id);
+        if message == self.last_trouble {
+            tracing::debug!(place, client_id, message, "not taking events from chirpstack's broker");
+        } else {
+            tracing::warn!(place, client_id, message, "not taking events from chirpstack's broker");
+        }
+        self.health.update(|health| health.message = format!("{}: {message}", self.place));
+        self.last_trouble = message;
+    }
+}
+
+impl Connection {
+    fn new(client: AsyncClient) -> Self {
+        Self {
+            client,
+            window: AckWindow::default(),
+            is_connected: false,
+            closing: None,
+            has_said_goodbye: false,
+            has_warned_of_qos_0: false,
+        }
+    }
+
+    /// Acknowledges what is due, in the order of arrival; whether the client took it.
+    fn send_due_acks(&mut self) -> bool {
+        while let Some(ack) = self.window.next_due() {
+            let Some((pkid, qos)) = ack else { continue };
+            if self.client.try_ack(&Publish { pkid, qos, ..Publish::default() }).is_err() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Asks for the DISCONNECT, behind the last acknowledgements.
+    fn say_goodbye(&mut self) {
+        if !self.has_said_goodbye {
+            self.has_said_goodbye = self.client.try_disconnect().is_ok();
+        }
+    }
+
+    fn warn_of_qos_0(&mut self, place: &str) {
+        if !self.has_warned_of_qos_0 {
+            tracing::warn!(place, "events come at qos 0 and can be lost: set `qos = 1` in [integration.mqtt] of chirpstack.toml");
+            self.has_warned_of_qos_0 = true;
+        }
+    }
+}
+
+/// Checks a batch and hands it to the log. Everything that costs time is here, off the event loop.
+async fn take_in(
+    intake: Arc<dyn Intake>,
+    metrics: Arc<SourceMetrics>,
+    lane: usize,
+    connection: u64,
+    batch: Vec<Arrived>,
+) -> BatchDone {
+    let (started_at, num_events) = (Instant::now(), batch.len());
+    let mut done = BatchDone { lane, connection, finished: Vec::with_capacity(num_events), later: None };
+    let mut handed: Vec<(Seq, EventType, bool)> = Vec::with_capacity(num_events);
+    let mut arrivals = Vec::with_capacity(num_events);
+    for arrived in batch {
+        match examine(&arrived.topic, &arrived.payload, arrived.is_retained) {
+            Ok(arrival) => {
+                handed.push((arrived.seq, arrival.event, arrived.is_at_most_once));
+                arrivals.push(arrival);
+            }
+            Err(refused) => {
+                metrics::refused(refused.as_str());
+                done.finished.push(arrived.seq);
+            }
+        }
+    }
+    if arrivals.is_empty() {
+        return done;
+    }
+    let mut answers = intake.accept_all(arrivals).await.into_iter();
+    for (seq, event, is_at_most_once) in handed {
+        match answers.next() {
+            Some(Ok(_)) => {
+                metrics.accepted(event);
+                done.finished.push(seq);
+            }
+            Some(Err(RefusedArrival::UnknownSender)) => {
+                metrics::refused("unknown_sender");
+                done.finished.push(seq);
+            }
+            later => {
+                let (after, reason) = match later {
+                    Some(Err(RefusedArrival::Later { reason, retry_after_ms })) => {
+                        (Duration::from_millis(retry_after_ms), reason)
+                    }
+                    _ => (LATER_DEFAULT, "no answer".to_owned()),
+                };
+                metrics.later.increment(1);
+                metrics.lost.increment(u64::from(is_at_most_once));
+                if done.later.as_ref().is_none_or(|(longest, _)| *longest < after) {
+                    done.later = Some((after, reason));
+                }
+            }
+        }
+    }
+    metrics.batch(num_events, started_at.elapsed());
+    done
+}
+
+fn intake_ended(error: &JoinError) -> (Duration, String) {
+    tracing::error!(%error, "taking in a batch of events panicked: the broker sends it again");
+    (LATER_DEFAULT, "the intake panicked".to_owned())
+}
+
+/// A device's events share a lane, whatever the case of its devEUI.
+fn lane_hash(topic: &[u8]) -> u64 {
+    let level = device_level(topic);
+    let mut lower = [0u8; 16];
+    let num_bytes = level.len().min(lower.len());
+    lower[..num_bytes].copy_from_slice(&level[..num_bytes]);
+    lower.make_ascii_lowercase();
+    xxh3_64(&lower)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_keeps_its_lane_over_events_and_spellings() {
+        let up = lane_hash(b"application/1/device/a81758fffe0000a1/event/up");
+        assert_eq!(up, lane_hash(b"application/2/device/A81758FFFE0000A1/event/status"));
+        assert_ne!(up, lane_hash(b"application/1/device/a81758fffe0000a2/event/up"));
+        let _ = lane_hash(b"");
+    }
+}
