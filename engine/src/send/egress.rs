@@ -61,7 +61,7 @@ impl AddressClass {
                 Self::Reserved
             }
             [224..=239, ..] => Self::Multicast,
-            [240.., ..] => Self::Reserved,
+            [240..=255, ..] => Self::Reserved,
             _ => Self::Public,
         }
     }
@@ -121,7 +121,9 @@ pub struct EgressRefused {
 
 /// Why a setting of `SLUSE_ALLOW_PRIVATE_TARGETS` is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("SLUSE_ALLOW_PRIVATE_TARGETS is `true`, `false` or a list of networks like `127.0.0.0/8,10.1.0.0/16`: {0:?} is none")]
+#[error(
+    "SLUSE_ALLOW_PRIVATE_TARGETS is `true`, `false` or a list of networks like `127.0.0.0/8,10.1.0.0/16`: {0:?} is none"
+)]
 pub struct EgressSettingError(pub String);
 
 /// Which addresses targets may use.

@@ -81,6 +81,7 @@ impl SenderFactory for Senders {
             TargetKind::OpenDataDk => {
                 Err(SenderError("Open Data DK targets are read, nothing is sent to them".to_owned()))
             }
+            TargetKind::Unreadable(target) => Err(SenderError(target.reason.clone())),
         }
     }
 }

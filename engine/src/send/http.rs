@@ -92,8 +92,7 @@ impl HttpSender {
             .http2_keep_alive_timeout(Duration::from_secs(10))
             .build()
             .map_err(|e| SenderError(format!("no HTTP client can be made: {}", e.without_url())))?;
-        let timeout =
-            if target.timeout_ms == 0 { TIMEOUT_DEFAULT } else { Duration::from_millis(target.timeout_ms) };
+        let timeout = if target.timeout_ms == 0 { TIMEOUT_DEFAULT } else { Duration::from_millis(target.timeout_ms) };
         Ok(Self {
             client,
             place: place_of(&url),
@@ -283,7 +282,8 @@ mod tests {
 
     #[test]
     fn authorization_is_verbatim_and_user_information_becomes_basic() {
-        let header = |verbatim, text| authorization(verbatim, &url(text)).unwrap().map(|v| v.to_str().unwrap().to_owned());
+        let header =
+            |verbatim, text| authorization(verbatim, &url(text)).unwrap().map(|v| v.to_str().unwrap().to_owned());
         assert_eq!(header("Token  x", "http://me:pw@h/").as_deref(), Some("Token  x"));
         assert_eq!(header("", "http://me:p%40w@h/").as_deref(), Some("Basic bWU6cEB3"));
         assert_eq!(header("", "http://h/"), None);

@@ -26,7 +26,11 @@ pub fn describe() {
     metrics::describe_counter!(ATTEMPTS, Unit::Count, "Attempts finished, by kind of target and class of outcome");
     metrics::describe_histogram!(ATTEMPT_SECONDS, Unit::Seconds, "Time of an attempt until its verdict");
     metrics::describe_counter!(DELIVERED_BYTES, Unit::Bytes, "Bytes of bodies that receivers took");
-    metrics::describe_counter!(EGRESS_REFUSED, Unit::Count, "Connections that the egress rule refused, by class of address");
+    metrics::describe_counter!(
+        EGRESS_REFUSED,
+        Unit::Count,
+        "Connections that the egress rule refused, by class of address"
+    );
     metrics::describe_gauge!(MQTT_CONNECTIONS, Unit::Count, "MQTT targets that hold a connection");
     metrics::describe_counter!(MQTT_ENDED, Unit::Count, "MQTT connections to targets that ended, by cause");
 }

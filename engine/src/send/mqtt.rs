@@ -100,8 +100,7 @@ impl MqttSender {
         } else {
             (target.username.clone(), target.password.clone())
         };
-        let timeout =
-            if target.timeout_ms == 0 { TIMEOUT_DEFAULT } else { Duration::from_millis(target.timeout_ms) };
+        let timeout = if target.timeout_ms == 0 { TIMEOUT_DEFAULT } else { Duration::from_millis(target.timeout_ms) };
         let closed = CancellationToken::new();
         Ok(Self {
             settings: Arc::new(Settings {

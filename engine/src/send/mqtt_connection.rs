@@ -140,7 +140,10 @@ impl<'a> Connection<'a> {
         match happened {
             Happened::Connected(limits) => {
                 if self.settings.qos > limits.qos_max {
-                    let message = format!("the broker takes QoS {} at most, the target has {}", limits.qos_max, self.settings.qos);
+                    let message = format!(
+                        "the broker takes QoS {} at most, the target has {}",
+                        limits.qos_max, self.settings.qos
+                    );
                     return Err(Ended::misconfigured("qos", message));
                 }
                 self.limits = Some(limits);
@@ -182,7 +185,8 @@ impl<'a> Connection<'a> {
             self.in_flight.hand(outgoing);
         } else {
             // Its queue is as long as all that may be in flight, so this is an event loop that is gone.
-            let _ = outgoing.reply.send(Attempt::failed(AttemptClass::Transient, "the MQTT client takes no more messages"));
+            let _ =
+                outgoing.reply.send(Attempt::failed(AttemptClass::Transient, "the MQTT client takes no more messages"));
         }
     }
 

@@ -53,7 +53,11 @@ impl<T> InFlight<T> {
 
     /// Takes all that are not finished.
     pub(crate) fn take(&mut self) -> Vec<T> {
-        self.handed.drain(..).chain(self.collided.take()).chain(self.written.drain().map(|(_, publish)| publish)).collect()
+        self.handed
+            .drain(..)
+            .chain(self.collided.take())
+            .chain(self.written.drain().map(|(_, publish)| publish))
+            .collect()
     }
 }
 

@@ -8,7 +8,8 @@ use rumqttc::v5::mqttbytes::v5::{
     ConnectReturnCode, DisconnectReasonCode, PubAckReason, PubCompReason, PubRecReason, PublishProperties,
 };
 use rumqttc::v5::{
-    AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions, Proxy, ProxyAuth, ProxyType, StateError, TlsError,
+    AsyncClient, ConnectionError, Event, EventLoop, Incoming, MqttOptions, Proxy, ProxyAuth, ProxyType, StateError,
+    TlsError,
 };
 use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use sluse_schema::delivery::{Attempt, AttemptClass};
@@ -240,7 +241,9 @@ fn ended_by(error: ConnectionError, settings: &Settings, relay: &Relay, was_conn
         ConnectionError::Tls(TlsError::DNSName(_)) => {
             Ended::misconfigured("tls", format!("{place} is no name that a certificate can be checked against"))
         }
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => disconnected_by(reason_code, &place),
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => {
+            disconnected_by(reason_code, &place)
+        }
         _ if !was_connected => Ended::transient(
             "connect",
             format!("{place} closed the connection before it answered (MQTT v5 is needed): {error}"),

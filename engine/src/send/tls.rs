@@ -105,8 +105,9 @@ impl Authorities {
 
 fn config_of(roots: RootCertStore, identity: Option<ClientIdentity>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?.with_root_certificates(roots);
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
     Ok(match identity {
         Some(own) => builder.with_client_auth_cert(own.chain, own.key)?,
         None => builder.with_no_client_auth(),
@@ -154,7 +155,8 @@ mod tests {
     #[test]
     fn a_target_without_authorities_of_its_own_shares_one_configuration() {
         let authorities = Authorities::load(None).unwrap();
-        let (a, b) = (authorities.client_config(None, None).unwrap(), authorities.client_config(Some(" "), None).unwrap());
+        let (a, b) =
+            (authorities.client_config(None, None).unwrap(), authorities.client_config(Some(" "), None).unwrap());
         assert!(Arc::ptr_eq(&a, &b));
     }
 

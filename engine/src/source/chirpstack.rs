@@ -228,9 +228,15 @@ mod tests {
         let text = wrong(ChirpstackConfig::new("http://me:secret@h", "c"));
         assert!(text.contains("mqtt://") && !text.contains("secret"), "{text}");
         assert!(wrong(ChirpstackConfig::new("mqtt://h", "")).contains("client id"));
-        assert!(wrong(ChirpstackConfig { receive_max: 0, ..ChirpstackConfig::new("mqtt://h", "c") }).contains("receive_max"));
+        assert!(
+            wrong(ChirpstackConfig { receive_max: 0, ..ChirpstackConfig::new("mqtt://h", "c") })
+                .contains("receive_max")
+        );
         let missing = Some(PathBuf::from("no-such-file.pem"));
-        assert!(wrong(ChirpstackConfig { ca_file: missing, ..ChirpstackConfig::new("mqtts://h", "c") }).contains("no-such-file"));
+        assert!(
+            wrong(ChirpstackConfig { ca_file: missing, ..ChirpstackConfig::new("mqtts://h", "c") })
+                .contains("no-such-file")
+        );
     }
 
     #[test]

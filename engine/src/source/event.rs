@@ -126,7 +126,10 @@ mod tests {
     fn what_is_refused_has_its_reason() {
         assert_eq!(refused(b"nope"), RefusedEvent::NotJson);
         assert_eq!(refused(b""), RefusedEvent::NotJson);
-        assert_eq!(refused(b"{\"deviceInfo\":{\"devEui\":\"a81758fffe0000a1\"},\"x\":\"\xff\"}"), RefusedEvent::NotJson);
+        assert_eq!(
+            refused(b"{\"deviceInfo\":{\"devEui\":\"a81758fffe0000a1\"},\"x\":\"\xff\"}"),
+            RefusedEvent::NotJson
+        );
         assert_eq!(refused(b"{\"deviceInfo\":{\"devEui\":\"a81758fffe0000a1\"}} x"), RefusedEvent::NotJson);
         assert!(matches!(refused(b"[1,2]"), RefusedEvent::Shape(_)));
         assert!(matches!(refused(b"{\"deviceInfo\":7}"), RefusedEvent::Shape(_)));

@@ -20,7 +20,10 @@ struct Lane<T> {
 impl<T> Lanes<T> {
     /// `num_lanes` batches out at once, of at most `batch_max` arrivals each.
     pub fn new(num_lanes: usize, batch_max: usize) -> Self {
-        assert!(num_lanes > 0 && batch_max > 0, "without lanes, or with empty batches, nothing would ever be handed over");
+        assert!(
+            num_lanes > 0 && batch_max > 0,
+            "without lanes, or with empty batches, nothing would ever be handed over"
+        );
         let lanes = (0..num_lanes).map(|_| Lane { waiting: VecDeque::new(), has_batch_out: false }).collect();
         Self { lanes, num_waiting: 0, batch_max }
     }

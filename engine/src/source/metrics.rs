@@ -35,7 +35,11 @@ pub const GATEWAY_STATES_WAITING: &str = "sluse_source_gateway_states_waiting";
 pub fn describe() {
     metrics::describe_counter!(ACCEPTED, Unit::Count, "Events that are durable, by event type");
     metrics::describe_counter!(REFUSED, Unit::Count, "Events refused for good, by reason");
-    metrics::describe_counter!(LATER, Unit::Count, "Events that could not be taken in now; the broker sends them again");
+    metrics::describe_counter!(
+        LATER,
+        Unit::Count,
+        "Events that could not be taken in now; the broker sends them again"
+    );
     metrics::describe_counter!(AT_MOST_ONCE, Unit::Count, "Events that came at QoS 0, which nothing can send again");
     metrics::describe_counter!(LOST, Unit::Count, "Events that came at QoS 0 and could not be taken in");
     metrics::describe_gauge!(UNACKNOWLEDGED, Unit::Count, "Events received from the broker and not acknowledged");
@@ -44,7 +48,11 @@ pub fn describe() {
     metrics::describe_gauge!(CONNECTED, Unit::Count, "Whether the source holds its connection to the broker (0 or 1)");
     metrics::describe_counter!(CONNECTIONS, Unit::Count, "Connections made to the source's broker");
     metrics::describe_counter!(GATEWAY_STATES, Unit::Count, "Gateway connection states heard, by what became of them");
-    metrics::describe_gauge!(GATEWAY_STATES_WAITING, Unit::Count, "Gateway connection states that wait for the database");
+    metrics::describe_gauge!(
+        GATEWAY_STATES_WAITING,
+        Unit::Count,
+        "Gateway connection states that wait for the database"
+    );
 }
 
 pub(super) fn refused(reason: &'static str) {

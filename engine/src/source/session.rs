@@ -31,8 +31,7 @@ use super::lanes::Lanes;
 use super::metrics::{self, SourceMetrics};
 
 /// Every event of every device, and gateways' states with and without a region's prefix.
-const SUBSCRIPTIONS: [&str; 3] =
-    ["application/+/device/+/event/+", "gateway/+/state/conn", "+/gateway/+/state/conn"];
+const SUBSCRIPTIONS: [&str; 3] = ["application/+/device/+/event/+", "gateway/+/state/conn", "+/gateway/+/state/conn"];
 /// The wait when the log said "later" without saying how long.
 const LATER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -220,7 +219,11 @@ impl Session {
         let (place, client_id, is_session_present) = (&self.place, &self.client_id, connack.session_present);
         tracing::info!(place, client_id, is_session_present, "connected to chirpstack's broker");
         if self.was_ever_connected && !is_session_present {
-            tracing::warn!(place, client_id, "the broker lost our session: what it held for us while we were away is gone");
+            tracing::warn!(
+                place,
+                client_id,
+                "the broker lost our session: what it held for us while we were away is gone"
+            );
         }
         self.was_ever_connected = true;
         self.metrics.connections.increment(1);
@@ -286,7 +289,11 @@ impl Session {
         let of_topic = std::str::from_utf8(&publish.topic).ok().and_then(gateway_of_state_topic);
         match (of_topic, parse_conn_state(&publish.payload)) {
             (Some(of_topic), Some((gateway, is_online))) if of_topic.parse() == Ok(gateway) => {
-                self.gateways.heard(GatewayState { gateway, is_online, heard_at_ms: chrono::Utc::now().timestamp_millis() });
+                self.gateways.heard(GatewayState {
+                    gateway,
+                    is_online,
+                    heard_at_ms: chrono::Utc::now().timestamp_millis(),
+                });
             }
             // An empty retained message is how a broker is told to forget a topic.
             (Some(_), None) if publish.payload.is_empty() => {}
@@ -423,7 +430,10 @@ impl Connection {
 
     fn warn_of_qos_0(&mut self, place: &str) {
         if !self.has_warned_of_qos_0 {
-            tracing::warn!(place, "events come at qos 0 and can be lost: set `qos = 1` in [integration.mqtt] of chirpstack.toml");
+            tracing::warn!(
+                place,
+                "events come at qos 0 and can be lost: set `qos = 1` in [integration.mqtt] of chirpstack.toml"
+            );
             self.has_warned_of_qos_0 = true;
         }
     }
