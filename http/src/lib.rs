@@ -1,1 +1,27 @@
-//! http: being built.
+//! Sluse's HTTP layer: what devices send, OS2iot's REST API, health and metrics.
+//!
+//! [`start`] takes a configuration and the ports and returns a running server. Reading order: [`server`] (what runs around a
+//! request), [`authn`] and [`authz`] (who calls, and what he may), [`validate`], [`page`] and [`json`] (what comes in and goes out),
+//! then one module per resource below [`admin`].
+
+pub mod admin;
+pub mod authn;
+pub mod authz;
+pub mod body;
+pub mod config;
+pub mod context;
+pub mod error;
+pub mod health;
+pub mod ingest;
+pub mod json;
+pub mod metrics;
+pub mod page;
+pub mod password;
+pub mod request_id;
+pub mod server;
+pub mod throttle;
+pub mod validate;
+
+pub use config::HttpConfig;
+pub use context::{AppState, Ports};
+pub use server::{HttpServer, StartError, start};

@@ -11,6 +11,7 @@
 //! | `TargetConfig`, `TargetCursor`, `TargetCounters` | [`target`] |
 //! | `DeliveryMeta`, `IdempotencyKey`, `Attempt`, `DeadLetter` | [`delivery`] |
 //! | `ChangeEvent` | [`change`] |
+//! | `Principal`, `Role`, `Permit` | [`permission`], [`policy`] |
 //! | the ports (`Log`, `Decoder`, `DeviceStore`, `TargetStore`, `TargetSender`, `Intake` …) | [`port`] |
 //! | ChirpStack's and other senders' envelopes | [`wire`] |
 //! | what may stand in text from outside | [`text`] |
@@ -31,6 +32,8 @@ pub mod delivery;
 pub mod device;
 pub mod id;
 pub mod partition;
+pub mod permission;
+pub mod policy;
 pub mod port;
 pub mod record;
 pub mod secret;

@@ -1,5 +1,6 @@
 //! PostgreSQL, in reading order: how it is reached (`connect`), kept secret (`cipher`), and what of it each port needs.
 
+pub mod admin;
 pub mod cipher;
 pub mod connect;
 pub mod database_url;

@@ -3,9 +3,11 @@
 //! Reading order: [`log`] (what happened), [`device`] and [`target`] (what is remembered), [`decoder`] and [`sender`] (what is
 //! called), [`intake`] (how something gets in), [`tail`] and [`gateway`] (what people look at).
 
+pub mod admin;
 pub mod decoder;
 pub mod device;
 pub mod gateway;
+pub mod health;
 pub mod intake;
 pub mod log;
 pub mod sender;
@@ -15,6 +17,7 @@ pub mod target;
 pub use decoder::{DecodeError, DecodeErrorKind, DecodeJob, Decoded, Decoder};
 pub use device::{Activation, ChangeFeed, DecodeFailure, DeviceDirectory, DeviceStore, StateBatch};
 pub use gateway::{GatewayState, GatewayStore, UnknownSender, UnknownSenderStore};
+pub use health::Readiness;
 pub use intake::{Accepted, Arrival, Intake, RefusedArrival};
 pub use log::{Assignment, AssignmentDone, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
 pub use sender::{SenderError, SenderFactory, TargetSender};

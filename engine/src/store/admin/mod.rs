@@ -1,0 +1,80 @@
+//! Administration in PostgreSQL: one file per resource, and [`change`], through which every write goes (I5).
+
+pub mod change;
+
+use deadpool_postgres::{Client, Pool};
+use sluse_schema::port::StoreError;
+use sluse_schema::port::admin::AdminError;
+use tokio_postgres::error::SqlState;
+
+use super::error::{describe, store_error};
+
+/// The administrative store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct PgAdminStore {
+    pub(crate) pool: Pool,
+}
+
+impl PgAdminStore {
+    /// Over a pool whose database has been migrated.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool }
+    }
+
+    /// A connection.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`].
+    pub(crate) async fn client(&self) -> Result<Client, AdminError> {
+        self.pool.get().await.map_err(|e| StoreError::Unavailable(e.to_string()).into())
+    }
+}
+
+/// What an error of the database means for administration. Taken, missing and used rows are told from data that it refuses and
+/// from a database that is away.
+pub(crate) fn pg(error: tokio_postgres::Error) -> AdminError {
+    let Some(db) = error.as_db_error() else {
+        // What cannot be sent as the type of its column (an integer too large) never reaches the server.
+        let is_ours = std::error::Error::source(&error).is_some_and(|source| !source.is::<std::io::Error>());
+        return if is_ours && !error.is_closed() {
+            StoreError::Refused(describe(&error)).into()
+        } else {
+            StoreError::Unavailable(describe(&error)).into()
+        };
+    };
+    let code = db.code();
+    if *code == SqlState::UNIQUE_VIOLATION {
+        return AdminError::Taken(column_of(db.constraint().unwrap_or("")));
+    }
+    if *code == SqlState::FOREIGN_KEY_VIOLATION {
+        let is_still_used = db.detail().is_some_and(|d| d.contains("still referenced"));
+        let table = table_of(db.table().unwrap_or(""));
+        return if is_still_used { AdminError::InUse(table) } else { AdminError::BadReference(table) };
+    }
+    if code.code().starts_with("42") {
+        tracing::error!(error = describe(&error), "a statement is wrong, please report it");
+    }
+    store_error(&error).into()
+}
+
+fn column_of(constraint: &str) -> &'static str {
+    [("email", "e-mail"), ("device_eui", "devEUI"), ("api_key", "API key"), ("name_id", "name id"), ("name", "name")]
+        .into_iter()
+        .find(|(part, _)| constraint.contains(part))
+        .map_or("a unique value", |(_, name)| name)
+}
+
+fn table_of(table: &str) -> &'static str {
+    match table {
+        "organization" => "organization",
+        "app_user" | "permission_user" => "user",
+        "permission" | "permission_level" => "permission",
+        "application" | "permission_application" => "application",
+        "iot_device" => "device",
+        "connection" | "connection_device" => "connection",
+        "data_target" => "data target",
+        "payload_decoder" => "payload decoder",
+        "device_model" => "device model",
+        _ => "another row",
+    }
+}

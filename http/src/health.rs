@@ -1,0 +1,63 @@
+//! Health: `/healthz` (the process answers), `/readyz` (each dependency by name), the reference's banner and `/healthcheck`, and
+//! the metrics page.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpResponse, web};
+use serde_json::{Map, Value, json};
+
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult};
+use crate::json;
+
+/// Outside the API's prefix.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/healthz", web::get().to(healthz)).route("/readyz", web::get().to(readyz));
+}
+
+/// Below the API's prefix.
+pub fn api_routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("", web::get().to(banner)).route("/healthcheck", web::get().to(healthcheck));
+}
+
+/// The metrics page, on the main listener or on its own.
+pub fn metrics_routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/metrics", web::get().to(metrics));
+}
+
+async fn healthz() -> HttpResponse {
+    json::ok(json!({"status": "ok"}))
+}
+
+async fn readyz(state: web::Data<AppState>) -> HttpResponse {
+    let checks = state.ports.readiness.check().await;
+    let is_ready = !state.is_intake_stopped() && checks.iter().all(|(_, result)| result.is_ok());
+    let dependencies: Map<String, Value> =
+        checks.into_iter().map(|(name, result)| (name, result.map_or_else(Value::String, |()| json!("ok")))).collect();
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json::with_status(
+        status,
+        &json!({"ready": is_ready, "stopping": state.is_intake_stopped(), "dependencies": dependencies}),
+    )
+}
+
+async fn banner() -> HttpResponse {
+    json::text(StatusCode::OK, "OS2IoT backend - See /api/v1/docs for Swagger")
+}
+
+async fn healthcheck(state: web::Data<AppState>) -> ApiResult {
+    for (name, result) in state.ports.readiness.check().await {
+        if let Err(reason) = result {
+            tracing::warn!(dependency = name, reason, "the health check failed");
+            // The one 500 that the reference answers on purpose.
+            return Err(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{name} failed")));
+        }
+    }
+    Ok(json::text(StatusCode::OK, "OK"))
+}
+
+async fn metrics(state: web::Data<AppState>) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))
+        .body((state.ports.render_metrics)())
+}

@@ -1,0 +1,25 @@
+//! The Sigfox callback. Sigfox devices cannot be registered yet, so that no callback names a known one: what is wrong with it is
+//! told first (400), and the rest is 404, as the reference answers for a device that it does not have.
+
+use actix_web::http::StatusCode;
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::json::JsonBody;
+use crate::page::Query;
+use crate::validate::Form;
+
+/// The handler.
+pub async fn callback(query: Query, JsonBody(body): JsonBody) -> Result<actix_web::HttpResponse, ApiError> {
+    let mut form = Form::of(&body);
+    form.number("time", None, None);
+    let device_type = form.text("deviceTypeId", &[]);
+    form.text("deviceId", &[]);
+    form.text("data", &[]);
+    form.number("seqNumber", None, None);
+    form.finish()?;
+    if query.raw("apiKey") != Some(device_type.as_str()) || body.get("deviceId").is_none_or(Value::is_null) {
+        return Err(ApiError::bare(StatusCode::BAD_REQUEST));
+    }
+    Err(ApiError::bare(StatusCode::NOT_FOUND))
+}

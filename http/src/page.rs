@@ -1,0 +1,140 @@
+//! Queries of lists, read as tolerantly as the web client writes them: it sends option objects as query texts, so that `null`,
+//! `undefined` and `NaN` mean "not given", and unknown names are ignored.
+//!
+//! Limits: a page holds at most [`PAGE_LIMIT_MAX`] rows; the default is 100.
+
+use std::future::{Ready, ready};
+
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
+use serde_json::json;
+use sluse_schema::port::admin::Page;
+
+use crate::config::PAGE_LIMIT_MAX;
+use crate::error::{ApiError, ApiResult};
+use crate::validate::FieldError;
+
+const LIMIT_DEFAULT: i64 = 100;
+
+/// The query of a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Reads a query string.
+    pub fn parse(text: &str) -> Self {
+        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    /// The first value of this name, as it was sent.
+    pub fn raw(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The first value of this name that says something.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.raw(name).filter(|value| !["", "null", "undefined", "NaN"].contains(value))
+    }
+
+    /// An integer.
+    ///
+    /// # Errors
+    /// 400 when it is given and is none.
+    pub fn int(&self, name: &str) -> ApiResult<Option<i64>> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        match text.trim().parse::<f64>() {
+            Ok(number) if number.is_finite() && number.fract() == 0.0 => Ok(Some(number as i64)),
+            _ => Err(FieldError::new(name, Some(json!(null)))
+                .failing("isNumber", format!("{name} must be a number conforming to the specified constraints"))
+                .about(self.as_target())
+                .into_api_error()),
+        }
+    }
+
+    /// `true` only for the text `true`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.text(name) == Some("true")
+    }
+
+    /// Limit, offset and order.
+    ///
+    /// # Errors
+    /// 400 for a limit or an offset that is no number.
+    pub fn page(&self) -> ApiResult<Page> {
+        let limit = self.int("limit")?.unwrap_or(LIMIT_DEFAULT).clamp(0, PAGE_LIMIT_MAX);
+        self.page_of(limit)
+    }
+
+    /// The same, where an explicit `limit=null` means "as many as there may be on a page".
+    ///
+    /// # Errors
+    /// As [`Query::page`].
+    pub fn page_or_all(&self) -> ApiResult<Page> {
+        match self.raw("limit") {
+            Some("null" | "undefined") => self.page_of(PAGE_LIMIT_MAX),
+            _ => self.page(),
+        }
+    }
+
+    fn page_of(&self, limit: i64) -> ApiResult<Page> {
+        Ok(Page {
+            limit,
+            offset: self.int("offset")?.unwrap_or(0).max(0),
+            order_on: self.text("orderOn").map(str::to_owned),
+            is_descending: self.text("sort").is_some_and(|sort| sort.eq_ignore_ascii_case("desc")),
+        })
+    }
+
+    fn as_target(&self) -> serde_json::Value {
+        let number = |name: &str, default: i64| {
+            self.raw(name).map_or(json!(default), |t| t.trim().parse::<i64>().map_or(json!(null), |n| json!(n)))
+        };
+        let mut target: serde_json::Map<_, _> = self.0.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
+        target.insert("limit".into(), number("limit", LIMIT_DEFAULT));
+        target.insert("offset".into(), number("offset", 0));
+        target.into()
+    }
+}
+
+impl FromRequest for Query {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
+        ready(Ok(Self::parse(request.query_string())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_web_client_means_by_nothing_is_nothing() {
+        let query = Query::parse(
+            "limit=25&offset=undefined&sort=DESC&orderOn=null&owner=Teknik+%26+Milj%C3%B8&observe=response",
+        );
+        let page = query.page().unwrap();
+        assert_eq!((page.limit, page.offset, page.is_descending, page.order_on), (25, 0, true, None));
+        assert_eq!(query.text("owner"), Some("Teknik & Miljø"));
+        assert_eq!(Query::parse("").page().unwrap(), Page::first(100));
+    }
+
+    #[test]
+    fn a_page_is_bounded_and_never_negative() {
+        let page = Query::parse("limit=100000&offset=-5").page().unwrap();
+        assert_eq!((page.limit, page.offset), (PAGE_LIMIT_MAX, 0));
+        assert_eq!(Query::parse("limit=-1").page().unwrap().limit, 0);
+        assert_eq!(Query::parse("limit=null").page_or_all().unwrap().limit, PAGE_LIMIT_MAX);
+        assert_eq!(Query::parse("limit=1e300").page().unwrap().limit, PAGE_LIMIT_MAX);
+    }
+
+    #[test]
+    fn a_limit_that_is_no_number_is_refused_in_the_references_words() {
+        let error = Query::parse("limit=abc").page().unwrap_err();
+        let item = &error.body()["message"][0];
+        assert_eq!(item["property"], "limit");
+        assert_eq!(item["constraints"]["isNumber"], "limit must be a number conforming to the specified constraints");
+        assert_eq!(item["target"], json!({"limit": null, "offset": 0}));
+    }
+}

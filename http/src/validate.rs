@@ -1,0 +1,522 @@
+//! Validation of bodies, with errors in the form and the words of class-validator, which the web client reads.
+//!
+//! A [`Form`] is asked for its fields one by one; what is wrong is collected, and [`Form::finish`] answers with all of it. Values
+//! of fields that are secret by their name are masked in what is echoed.
+
+use chrono::{DateTime, NaiveDate, Utc};
+use serde_json::{Map, Value, json};
+
+use crate::error::{ApiError, ApiResult};
+
+/// What stands for a secret in everything that is shown.
+pub const MASK: &str = "********";
+
+/// One thing that is wrong, as class-validator says it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FieldError {
+    property: String,
+    value: Option<Value>,
+    target: Value,
+    constraints: Map<String, Value>,
+    children: Vec<FieldError>,
+}
+
+impl FieldError {
+    /// Nothing wrong yet.
+    pub fn new(property: &str, value: Option<Value>) -> Self {
+        Self {
+            property: property.to_owned(),
+            value,
+            target: Value::Object(Map::new()),
+            constraints: Map::new(),
+            children: Vec::new(),
+        }
+    }
+
+    /// Adds a constraint that is not met.
+    pub fn failing(mut self, key: &str, text: impl Into<String>) -> Self {
+        self.constraints.insert(key.to_owned(), Value::String(text.into()));
+        self
+    }
+
+    /// What the property is of.
+    pub fn about(mut self, target: Value) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// Errors further in.
+    pub fn with_children(mut self, children: Vec<FieldError>) -> Self {
+        self.children = children;
+        self
+    }
+
+    /// The error as the answer's only one.
+    pub fn into_api_error(self) -> ApiError {
+        ApiError::bad_request(vec![self.into_json()])
+    }
+
+    fn into_json(self) -> Value {
+        let is_secret = is_secret_name(&self.property);
+        let mut item = json!({"target": mask(self.target), "property": self.property});
+        if let Some(value) = self.value {
+            item["value"] = if is_secret { json!(MASK) } else { mask(value) };
+        }
+        item["children"] = self.children.into_iter().map(Self::into_json).collect();
+        if !self.constraints.is_empty() {
+            item["constraints"] = Value::Object(self.constraints);
+        }
+        item
+    }
+}
+
+/// Whether a field of this name is never shown.
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["password", "secret", "authorization", "certificatekey", "applicationkey", "sessionkey", "apikey", "token"]
+        .iter()
+        .any(|part| name.contains(part))
+        && !name.ends_with("endpoint")
+}
+
+/// A value with every secret in it masked.
+pub fn mask(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .map(|(name, value)| {
+                let shown = if is_secret_name(&name) && !value.is_null() { json!(MASK) } else { mask(value) };
+                (name, shown)
+            })
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(items) => items.into_iter().map(mask).collect(),
+        other => other,
+    }
+}
+
+/// What a text has to be.
+#[derive(Clone, Copy, Debug)]
+pub enum Rule {
+    /// `isLength`.
+    Length(usize, usize),
+    /// `minLength`.
+    Min(usize),
+    /// `maxLength`.
+    Max(usize),
+    /// Something besides white space.
+    NotBlank,
+    /// `isNotEmpty`.
+    NotEmpty,
+    Email,
+    Hexadecimal,
+    Uuid,
+    /// Any other check, with the name and text of its constraint.
+    Custom(&'static str, &'static str, fn(&str) -> bool),
+}
+
+impl Rule {
+    /// The constraint that `value` does not meet.
+    fn check(self, name: &str, value: Option<&Value>) -> Option<(&'static str, String)> {
+        let text = value.and_then(Value::as_str);
+        // Characters as validator.js counts them: a surrogate pair is one.
+        let num_chars = text.map(|t| t.chars().count());
+        let (is_met, key, message) = match self {
+            Self::Length(min, max) => {
+                let message = match num_chars {
+                    Some(n) if n < min => format!("{name} must be longer than or equal to {min} characters"),
+                    Some(_) => format!("{name} must be shorter than or equal to {max} characters"),
+                    None => format!(
+                        "{name} must be longer than or equal to {min} and shorter than or equal to {max} characters"
+                    ),
+                };
+                (num_chars.is_some_and(|n| (min..=max).contains(&n)), "isLength", message)
+            }
+            Self::Min(min) => (
+                num_chars.is_some_and(|n| n >= min),
+                "minLength",
+                format!("{name} must be longer than or equal to {min} characters"),
+            ),
+            Self::Max(max) => (
+                num_chars.is_some_and(|n| n <= max),
+                "maxLength",
+                format!("{name} must be shorter than or equal to {max} characters"),
+            ),
+            Self::NotBlank => (text.is_some_and(|t| !t.trim().is_empty()), "isNotBlank", String::new()),
+            Self::NotEmpty => {
+                (value.is_some_and(|v| !v.is_null() && v != ""), "isNotEmpty", format!("{name} should not be empty"))
+            }
+            Self::Email => (text.is_some_and(is_email), "isEmail", format!("{name} must be an email")),
+            Self::Hexadecimal => (
+                text.is_some_and(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_hexdigit())),
+                "isHexadecimal",
+                format!("{name} must be a hexadecimal number"),
+            ),
+            Self::Uuid => {
+                (text.is_some_and(|t| uuid::Uuid::try_parse(t).is_ok()), "isUuid", format!("{name} must be a UUID"))
+            }
+            Self::Custom(key, message, is_met) => (text.is_some_and(is_met), key, message.to_owned()),
+        };
+        (!is_met).then_some((key, message))
+    }
+}
+
+/// Whether a text looks like an e-mail address: one `@`, a local part of the usual characters, a domain with a dot.
+fn is_email(text: &str) -> bool {
+    let Some((local, domain)) = text.rsplit_once('@') else { return false };
+    let is_local = !local.is_empty()
+        && local.len() <= 64
+        && !local.starts_with('.')
+        && !local.ends_with('.')
+        && !local.contains("..")
+        && local.bytes().all(|b| b.is_ascii_alphanumeric() || b".!#$%&'*+/=?^_`{|}~-".contains(&b));
+    let labels: Vec<_> = domain.split('.').collect();
+    let is_label = |l: &&str| {
+        !l.is_empty()
+            && l.len() <= 63
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    let is_top = labels.last().is_some_and(|top| top.len() >= 2 && !top.bytes().any(|b| b.is_ascii_digit()));
+    is_local && domain.len() <= 254 && labels.len() >= 2 && labels.iter().all(is_label) && is_top
+}
+
+/// A body that is being read.
+#[derive(Debug)]
+pub struct Form<'a> {
+    object: &'a Map<String, Value>,
+    errors: Vec<FieldError>,
+}
+
+static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
+
+impl<'a> Form<'a> {
+    /// Reads `body`; what is no object has no fields.
+    pub fn of(body: &'a Value) -> Self {
+        Self { object: body.as_object().unwrap_or(&EMPTY), errors: Vec::new() }
+    }
+
+    /// A field as it was sent; `null` is as good as nothing.
+    pub fn get(&self, name: &str) -> Option<&'a Value> {
+        self.object.get(name).filter(|v| !v.is_null())
+    }
+
+    /// Whether a field was sent at all, `null` included.
+    pub fn has(&self, name: &str) -> bool {
+        self.object.contains_key(name)
+    }
+
+    /// Notes that `name` does not meet a constraint.
+    pub fn fail(&mut self, name: &str, key: &str, text: impl Into<String>) {
+        if let Some(known) = self.errors.iter_mut().find(|e| e.property == name) {
+            known.constraints.insert(key.to_owned(), Value::String(text.into()));
+            return;
+        }
+        let target = Value::Object(self.object.clone());
+        let value = self.object.get(name).cloned();
+        self.errors.push(FieldError::new(name, value).failing(key, text).about(target));
+    }
+
+    /// Notes errors inside `name`.
+    pub fn fail_inside(&mut self, name: &str, children: Vec<FieldError>) {
+        if children.is_empty() {
+            return;
+        }
+        let target = Value::Object(self.object.clone());
+        let value = self.object.get(name).cloned();
+        self.errors.push(FieldError::new(name, value).about(target).with_children(children));
+    }
+
+    /// A text that must be there.
+    pub fn text(&mut self, name: &str, rules: &[Rule]) -> String {
+        let value = self.object.get(name);
+        if !value.is_some_and(Value::is_string) {
+            self.fail(name, "isString", format!("{name} must be a string"));
+        }
+        for rule in rules {
+            if let Some((key, message)) = rule.check(name, value) {
+                self.fail(name, key, message);
+            }
+        }
+        value.and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    /// A text that may be missing or `null`.
+    pub fn text_opt(&mut self, name: &str, rules: &[Rule]) -> Option<String> {
+        self.get(name)?;
+        Some(self.text(name, rules))
+    }
+
+    /// A text whose type is not checked by `isString` but by its rules alone.
+    pub fn checked_text(&mut self, name: &str, rules: &[Rule]) -> String {
+        let value = self.object.get(name);
+        for rule in rules {
+            if let Some((key, message)) = rule.check(name, value) {
+                self.fail(name, key, message);
+            }
+        }
+        value.and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    /// A number that must be there.
+    pub fn number(&mut self, name: &str, min: Option<f64>, max: Option<f64>) -> f64 {
+        let number = self.object.get(name).and_then(Value::as_f64);
+        if number.is_none() {
+            self.fail(name, "isNumber", format!("{name} must be a number conforming to the specified constraints"));
+        }
+        self.check_range(name, number, min, max);
+        number.unwrap_or_default()
+    }
+
+    /// A number that may be missing.
+    pub fn number_opt(&mut self, name: &str, min: Option<f64>, max: Option<f64>) -> Option<f64> {
+        self.get(name)?;
+        Some(self.number(name, min, max))
+    }
+
+    /// An integer that must be there.
+    pub fn int(&mut self, name: &str, min: Option<i64>, max: Option<i64>) -> i64 {
+        let number = self.object.get(name).and_then(as_int);
+        if number.is_none() {
+            self.fail(name, "isInt", format!("{name} must be an integer number"));
+        }
+        self.check_range(name, number.map(|n| n as f64), min.map(|n| n as f64), max.map(|n| n as f64));
+        number.unwrap_or_default()
+    }
+
+    /// An integer that may be missing.
+    pub fn int_opt(&mut self, name: &str, min: Option<i64>, max: Option<i64>) -> Option<i64> {
+        self.get(name)?;
+        Some(self.int(name, min, max))
+    }
+
+    /// The id of a row: a number in the reference's words, an integer in fact.
+    pub fn id(&mut self, name: &str, min: Option<i64>) -> i64 {
+        let number = self.object.get(name).and_then(as_int);
+        if number.is_none() {
+            self.fail(name, "isNumber", format!("{name} must be a number conforming to the specified constraints"));
+        }
+        self.check_range(name, number.map(|n| n as f64), min.map(|n| n as f64), None);
+        number.unwrap_or_default()
+    }
+
+    /// An id that may be missing.
+    pub fn id_opt(&mut self, name: &str) -> Option<i64> {
+        self.get(name)?;
+        Some(self.id(name, None))
+    }
+
+    fn check_range(&mut self, name: &str, number: Option<f64>, min: Option<f64>, max: Option<f64>) {
+        if let Some(min) = min
+            && !number.is_some_and(|n| n >= min)
+        {
+            self.fail(name, "min", format!("{name} must not be less than {min}"));
+        }
+        if let Some(max) = max
+            && !number.is_some_and(|n| n <= max)
+        {
+            self.fail(name, "max", format!("{name} must not be greater than {max}"));
+        }
+    }
+
+    /// A boolean that may be missing.
+    pub fn boolean_opt(&mut self, name: &str) -> Option<bool> {
+        let value = self.get(name)?;
+        if !value.is_boolean() {
+            self.fail(name, "isBoolean", format!("{name} must be a boolean value"));
+        }
+        value.as_bool()
+    }
+
+    /// One of a set of texts.
+    pub fn one_of(&mut self, name: &str, values: &[&str]) -> String {
+        let text = self.object.get(name).and_then(Value::as_str);
+        if !text.is_some_and(|t| values.contains(&t)) {
+            self.fail(name, "isEnum", format!("{name} must be one of the following values: {}", values.join(", ")));
+        }
+        text.unwrap_or_default().to_owned()
+    }
+
+    /// One of a set of texts, or missing.
+    pub fn one_of_opt(&mut self, name: &str, values: &[&str]) -> Option<String> {
+        self.get(name)?;
+        Some(self.one_of(name, values))
+    }
+
+    /// Distinct texts of a set, or missing.
+    pub fn subset_opt(&mut self, name: &str, values: &[&str]) -> Option<Vec<String>> {
+        let value = self.get(name)?;
+        let items = value.as_array();
+        let texts: Vec<String> = items.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        if items.is_none_or(|items| items.len() != texts.len() || texts.iter().any(|t| !values.contains(&t.as_str()))) {
+            let list = values.join(", ");
+            self.fail(name, "isEnum", format!("each value in {name} must be one of the following values: {list}"));
+        }
+        let mut seen = texts.clone();
+        seen.sort();
+        seen.dedup();
+        if items.is_none() || seen.len() != texts.len() {
+            self.fail(name, "arrayUnique", format!("All {name}'s elements must be unique"));
+        }
+        Some(texts)
+    }
+
+    /// Ids that may be missing; `null` among them is passed over, doubles count once.
+    pub fn ids_opt(&mut self, name: &str) -> Option<Vec<i64>> {
+        let value = self.get(name)?;
+        let Some(items) = value.as_array() else {
+            self.fail(name, "isArray", format!("{name} must be an array"));
+            return None;
+        };
+        let mut ids = Vec::with_capacity(items.len());
+        for item in items.iter().filter(|item| !item.is_null()) {
+            match as_int(item) {
+                Some(id) => ids.push(id),
+                None => {
+                    let text = format!("each value in {name} must be a number conforming to the specified constraints");
+                    self.fail(name, "isNumber", text);
+                }
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Some(ids)
+    }
+
+    /// Ids that must be there, possibly none.
+    pub fn ids(&mut self, name: &str) -> Vec<i64> {
+        if self.get(name).is_none() {
+            self.fail(name, "isArray", format!("{name} must be an array"));
+        }
+        self.ids_opt(name).unwrap_or_default()
+    }
+
+    /// An instant or a date that may be missing or `""`.
+    pub fn date_opt(&mut self, name: &str) -> Option<DateTime<Utc>> {
+        let value = self.get(name)?;
+        if value == "" {
+            return None;
+        }
+        let date = value.as_str().and_then(parse_date).or_else(|| DateTime::from_timestamp_millis(as_int(value)?));
+        if date.is_none() {
+            self.fail(name, "isDate", format!("{name} must be a Date instance"));
+        }
+        date
+    }
+
+    /// Answers with everything that is wrong.
+    ///
+    /// # Errors
+    /// 400 with the list.
+    pub fn finish(self) -> ApiResult<()> {
+        if self.errors.is_empty() {
+            return Ok(());
+        }
+        Err(ApiError::bad_request(self.into_errors().into_iter().map(FieldError::into_json).collect::<Vec<_>>()))
+    }
+
+    /// What is wrong, for an object inside another.
+    pub fn into_errors(self) -> Vec<FieldError> {
+        self.errors
+    }
+}
+
+/// The value as an integer: 7, 7.0, never "7".
+pub fn as_int(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| {
+        let number = value.as_f64()?;
+        (number.fract() == 0.0 && number.abs() < 9.0e15).then_some(number as i64)
+    })
+}
+
+fn parse_date(text: &str) -> Option<DateTime<Utc>> {
+    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
+        return Some(instant.with_timezone(&Utc));
+    }
+    NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0)).map(|d| d.and_utc())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn items(form: Form<'_>) -> Value {
+        form.finish().unwrap_err().body()["message"].clone()
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once_in_the_references_words() {
+        let body = json!({"name": 7, "type": "PIGEON", "longitude": 200});
+        let mut form = Form::of(&body);
+        form.text("name", &[Rule::Min(1), Rule::Max(50)]);
+        form.one_of("type", &["LORAWAN", "SIGFOX"]);
+        form.number_opt("longitude", Some(-180.0), Some(180.0));
+        form.id("applicationId", Some(1));
+        let found = items(form);
+        assert_eq!(
+            found[0]["constraints"],
+            json!({
+                "isString": "name must be a string",
+                "minLength": "name must be longer than or equal to 1 characters",
+                "maxLength": "name must be shorter than or equal to 50 characters",
+            })
+        );
+        assert_eq!(found[1]["constraints"]["isEnum"], "type must be one of the following values: LORAWAN, SIGFOX");
+        assert_eq!(found[2]["constraints"], json!({"max": "longitude must not be greater than 180"}));
+        assert_eq!(found[2]["value"], 200);
+        assert_eq!(found[3]["constraints"]["min"], "applicationId must not be less than 1");
+        assert!(found[3].get("value").is_none());
+        assert_eq!(found[0]["target"], body);
+    }
+
+    #[test]
+    fn secrets_are_not_echoed() {
+        let body = json!({"password": "abc", "mqttSettings": {"mqttpassword": "hunter2"}, "name": ""});
+        let mut form = Form::of(&body);
+        form.text("name", &[Rule::Min(1)]);
+        form.text("password", &[Rule::Length(6, 50)]);
+        let found = items(form).to_string();
+        assert!(!found.contains("abc") && !found.contains("hunter2"), "{found}");
+    }
+
+    #[test]
+    fn null_counts_as_absent_where_a_field_may_be_missing() {
+        let body = json!({"description": null, "permissionIds": [3, null, 1, 3]});
+        let mut form = Form::of(&body);
+        assert_eq!(form.text_opt("description", &[Rule::Max(3)]), None);
+        assert_eq!(form.ids_opt("permissionIds"), Some(vec![1, 3]));
+        assert_eq!(form.date_opt("startDate"), None);
+        form.finish().unwrap();
+    }
+
+    #[test]
+    fn lengths_are_counted_in_characters() {
+        let body = json!({"name": "blåbærgrød🫐"});
+        let mut form = Form::of(&body);
+        form.text("name", &[Rule::Length(11, 11)]);
+        form.finish().unwrap();
+    }
+
+    #[test]
+    fn e_mail_addresses_are_told_from_other_texts() {
+        for good in ["rita@example.org", "a.b+c@sub.example.dk"] {
+            assert!(is_email(good), "{good}");
+        }
+        for bad in
+            ["not-an-email", "@example.org", "a@b", "a@example.o1", "a b@example.org", "a@-x.org", "a..b@example.org"]
+        {
+            assert!(!is_email(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn dates_are_instants_or_days_and_garbage_is_refused() {
+        let body = json!({"a": "2026-01-01T00:00:00.000Z", "b": "2026-01-01", "c": "soon", "d": ""});
+        let mut form = Form::of(&body);
+        assert_eq!(form.date_opt("a"), form.date_opt("b"));
+        assert_eq!(form.date_opt("d"), None);
+        form.date_opt("c");
+        assert_eq!(items(form)[0]["property"], "c");
+    }
+}

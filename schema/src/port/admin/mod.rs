@@ -1,0 +1,117 @@
+//! Administration's ports: what the REST API reads and writes, as plain rows, one trait per resource.
+//!
+//! A write takes a [`crate::policy::Permit`] and a [`ChangedBy`]; the row, its line in the change log and its change event are
+//! one transaction (I5). A store checks the permit against the row that it changes, not against the one the caller thought of.
+
+pub mod account;
+pub mod application;
+pub mod device_model;
+pub mod organization;
+pub mod permission;
+pub mod user;
+
+pub use account::{Account, AccountStore, ApiKeyCaller};
+pub use application::{
+    ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, ApplicationRow, ApplicationStore,
+    DashboardCounts, DeviceListing, DeviceSummary, LatestSummary, MapDevice, StatusCheck, TargetSummary,
+};
+pub use device_model::{DeviceModelRow, DeviceModelStore};
+pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
+pub use permission::{
+    LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
+};
+pub use user::{NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
+
+use chrono::{DateTime, Utc};
+
+use super::StoreError;
+use crate::id::UserId;
+use crate::permission::PrincipalKind;
+
+/// Everything that administration stores.
+pub trait AdminStore:
+    AccountStore + OrganizationStore + PermissionStore + UserStore + ApplicationStore + DeviceModelStore
+{
+}
+
+/// Who changes something, for the change log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangedBy {
+    /// The user, or the system user of an API key; zero for Sluse itself.
+    pub user: UserId,
+    pub kind: PrincipalKind,
+    pub remote_address: Option<String>,
+    pub request_id: Option<String>,
+}
+
+impl ChangedBy {
+    /// Sluse itself.
+    pub fn system() -> Self {
+        Self { user: UserId(0), kind: PrincipalKind::System, remote_address: None, request_id: None }
+    }
+
+    /// The user as a foreign key: nobody for Sluse itself.
+    pub fn user_id(&self) -> Option<i64> {
+        (self.kind != PrincipalKind::System).then_some(self.user.0)
+    }
+}
+
+/// Why administration could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// There is no such row, or the caller may not know that there is.
+    #[error("there is no such row")]
+    NotFound,
+    /// Something unique is taken: a name, an e-mail, a devEUI.
+    #[error("{0} is in use already")]
+    Taken(&'static str),
+    /// A row that it refers to does not exist, or belongs to another organisation.
+    #[error("{0} does not exist or belongs elsewhere")]
+    BadReference(&'static str),
+    /// Something else needs the row.
+    #[error("the row is in use by {0}")]
+    InUse(&'static str),
+    /// The permit is for something else: the row moved between the check and the write.
+    #[error("the permit does not cover the row")]
+    NotCovered,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Columns that every administrative row has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamps {
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub created_by: Option<i64>,
+    pub updated_by: Option<i64>,
+}
+
+/// Which part of a list is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    pub limit: i64,
+    pub offset: i64,
+    /// The API's name of a column. A store compares it with the names it knows; every other text means the id.
+    pub order_on: Option<String>,
+    pub is_descending: bool,
+}
+
+impl Page {
+    /// Everything up to `limit`, by id.
+    pub fn first(limit: i64) -> Self {
+        Self { limit, offset: 0, order_on: None, is_descending: false }
+    }
+}
+
+/// A page of a list, with the number of rows that there are without paging.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed<T> {
+    pub rows: Vec<T>,
+    pub num_all: i64,
+}
+
+/// What a deletion did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumDeleted(pub u64);

@@ -1,0 +1,117 @@
+//! Users, as administrators see them.
+
+use std::fmt::Debug;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+
+use super::organization::OrganizationRow;
+use super::permission::PermissionDetail;
+use super::{AdminError, ChangedBy, Listed, Page, Stamps};
+use crate::id::{OrganizationId, UserId};
+use crate::policy::Permit;
+use crate::secret::Secret;
+
+/// A user without his password's hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserRow {
+    pub id: UserId,
+    pub name: String,
+    pub email: Option<String>,
+    pub is_active: bool,
+    pub last_log_in_at: Option<DateTime<Utc>>,
+    pub name_id: Option<String>,
+    pub is_awaiting_confirmation: bool,
+    pub is_system_user: bool,
+    pub shows_welcome_screen: bool,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub stamps: Stamps,
+}
+
+/// A user with his groups.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserDetail {
+    pub user: UserRow,
+    pub permissions: Vec<PermissionDetail>,
+    /// Organisations that he asked to be let into.
+    pub requested_organizations: Vec<OrganizationRow>,
+}
+
+/// A user in a list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserListing {
+    pub user: UserRow,
+    /// Without users and applications.
+    pub permissions: Vec<PermissionDetail>,
+}
+
+/// A user to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewUser {
+    pub name: String,
+    pub email: String,
+    pub password_hash: Secret,
+    pub is_active: bool,
+    pub expires_at: Option<DateTime<Utc>>,
+    pub is_global_admin: bool,
+    pub permissions: Vec<i64>,
+}
+
+/// A change of a user. `None` in a field: it stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserChange {
+    pub name: String,
+    pub email: Option<String>,
+    /// A new password also makes every token invalid.
+    pub password_hash: Option<Secret>,
+    pub is_active: Option<bool>,
+    /// Outer `None`: stays; inner `None`: never.
+    pub expires_at: Option<Option<DateTime<Utc>>>,
+    pub is_global_admin: Option<bool>,
+    /// Groups of these organisations are replaced by `permissions`; all others stay. `None`: of all.
+    pub permissions_within: Option<Vec<OrganizationId>>,
+    /// `None`: groups stay.
+    pub permissions: Option<Vec<i64>>,
+}
+
+/// Which users a list holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UserQuery {
+    /// All but the system users of API keys.
+    All,
+    /// With a group in one of these organisations.
+    InOrganizations(Vec<OrganizationId>),
+    /// Waiting to be let into one of these organisations, or into any.
+    Awaiting(Option<Vec<OrganizationId>>),
+}
+
+/// Users.
+#[async_trait]
+pub trait UserStore: Debug + Send + Sync + 'static {
+    /// Makes a user.
+    ///
+    /// # Errors
+    /// [`AdminError::Taken`] when the e-mail is in use.
+    async fn create_user(&self, permit: &Permit, by: &ChangedBy, new: &NewUser) -> Result<UserDetail, AdminError>;
+
+    /// Changes a user.
+    async fn update_user(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        change: &UserChange,
+    ) -> Result<UserDetail, AdminError>;
+
+    /// Clears the welcome screen; `true` when it was shown before.
+    async fn hide_welcome(&self, permit: &Permit, by: &ChangedBy, id: UserId) -> Result<bool, AdminError>;
+
+    /// One with his groups (organisation and levels filled; users of each group only when `with_members`).
+    async fn user(&self, id: UserId, with_members: bool) -> Result<UserDetail, AdminError>;
+
+    /// A page of users.
+    async fn users(&self, query: &UserQuery, page: &Page) -> Result<Listed<UserListing>, AdminError>;
+
+    /// Id and name of every user, system users included.
+    async fn user_names(&self) -> Result<Vec<(UserId, String)>, AdminError>;
+}
