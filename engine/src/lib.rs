@@ -2,4 +2,10 @@
 
 pub mod send;
 pub mod source;
+pub mod cli;
+pub mod config;
+pub mod data_dir;
+pub mod engine;
+pub mod metrics;
+pub mod shutdown;
 pub mod store;

@@ -1,12 +1,14 @@
 //! PostgreSQL, in reading order: how it is reached (`connect`), kept secret (`cipher`), and what of it each port needs.
 
 pub mod admin;
+pub mod bootstrap;
 pub mod cipher;
 pub mod connect;
 pub mod database_url;
 pub mod error;
 pub mod migrate;
 pub mod pool;
+pub mod private_postgres;
 pub mod tls;
 
 mod changes;

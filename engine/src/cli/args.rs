@@ -1,0 +1,113 @@
+//! Which commands there are. `serve` is what happens when none is given.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, Config, DEFAULTS_TOML};
+
+/// Takes in what sensors send, decodes it, remembers it, and hands it to every data target that wants it.
+#[derive(Debug, Parser)]
+#[command(name = "sluse", version, about, disable_help_subcommand = true)]
+struct Args {
+    /// The configuration file; `sluse.toml` in this directory when there is one.
+    #[arg(long, global = true, env = "SLUSE_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the engine until it is told to stop (the default).
+    Serve,
+    /// Prints the configuration file with its defaults.
+    Config,
+    /// Things that need no log-in.
+    Admin {
+        #[command(subcommand)]
+        command: AdminCommand,
+    },
+    /// Saves database, configuration and keys into a new directory.
+    Backup {
+        /// Made by this command.
+        directory: PathBuf,
+    },
+    /// Brings a backup back into an empty data directory.
+    Restore {
+        /// What `sluse backup` made.
+        directory: PathBuf,
+    },
+    /// Prints the version.
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum AdminCommand {
+    /// Gives a user a new random password and prints it.
+    ResetPassword {
+        /// The user's e-mail address; not needed while there is one global administrator only.
+        #[arg(long)]
+        email: Option<String>,
+    },
+}
+
+/// Runs the command line; the exit code is 0 when all went well, 1 when not, 2 when it was not understood.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.command.unwrap_or(Command::Serve) {
+        Command::Version => {
+            println!("sluse {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        Command::Config => {
+            print!("{DEFAULTS_TOML}");
+            Ok(())
+        }
+        Command::Serve => load(args.config).and_then(super::serve::serve),
+        Command::Admin { command: AdminCommand::ResetPassword { email } } => {
+            load(args.config).and_then(|config| super::admin::reset_password(&config, email.as_deref()))
+        }
+        Command::Backup { directory } => {
+            load(args.config).and_then(|config| super::backup::backup(&config, &directory))
+        }
+        Command::Restore { directory } => {
+            load(args.config).and_then(|config| super::restore::restore(&config, &directory))
+        }
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sluse: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
+    let beside = PathBuf::from("sluse.toml");
+    let file = file.or_else(|| beside.is_file().then_some(beside));
+    Ok(config::load(file.as_deref())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn no_command_means_serve() {
+        assert!(Args::try_parse_from(["sluse"]).unwrap().command.is_none());
+        let args = Args::try_parse_from(["sluse", "admin", "reset-password", "--email", "a@b.dk"]).unwrap();
+        assert!(matches!(
+            args.command,
+            Some(Command::Admin { command: AdminCommand::ResetPassword { email: Some(email) } }) if email == "a@b.dk"
+        ));
+    }
+}

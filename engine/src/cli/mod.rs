@@ -1,0 +1,11 @@
+//! The command line, in reading order: which commands there are (`args`), and what each does.
+
+mod admin;
+mod args;
+mod backup;
+mod database;
+mod logging;
+mod restore;
+mod serve;
+
+pub use args::main;

@@ -1,0 +1,87 @@
+//! `sluse restore`: a backup into an empty data directory, or into an empty database with `DATABASE_URL`.
+
+use std::fs;
+use std::path::Path;
+
+use sluse_schema::secret::Secret;
+
+use super::backup::{CONFIGURATION, DUMP, MANIFEST, Manifest, client, run};
+use super::database::{Database, runtime};
+use crate::config::Config;
+use crate::data_dir::{DataDir, JWT_SECRET_FILE, SECRET_KEY_FILE, write_private};
+use crate::store::Cipher;
+
+/// Brings a backup back.
+pub fn restore(config: &Config, directory: &Path) -> anyhow::Result<()> {
+    let read = |name: &str| {
+        fs::read(directory.join(name))
+            .map_err(|error| anyhow::anyhow!("{} is not a whole backup: {name}: {error}", directory.display()))
+    };
+    let manifest: Manifest = serde_json::from_slice(&read(MANIFEST)?)?;
+    let (secret_key, jwt_secret) = (read(SECRET_KEY_FILE)?, read(JWT_SECRET_FILE)?);
+    anyhow::ensure!(
+        manifest.num_partitions == config.log.num_partitions,
+        "the backup was made with log.num_partitions = {}, configured are {}",
+        manifest.num_partitions,
+        config.log.num_partitions
+    );
+    if let Some(configured) = &config.secret_key {
+        let saved = Secret::new(String::from_utf8_lossy(&secret_key).trim());
+        anyhow::ensure!(
+            Cipher::new(configured)?.fingerprint() == Cipher::new(&saved)?.fingerprint(),
+            "SLUSE_SECRET_KEY is not the key of the backup: set it to the text in {}/{SECRET_KEY_FILE}, or leave it out",
+            directory.display()
+        );
+    }
+    if config.data_dir.exists() {
+        let entries = fs::read_dir(&config.data_dir)?.count();
+        anyhow::ensure!(
+            entries == 0,
+            "{} is not empty: restore into an empty data directory",
+            config.data_dir.display()
+        );
+    }
+    // The lock goes again before the database is opened, which takes it itself.
+    drop(DataDir::open(&config.data_dir)?);
+    write_private(&config.data_dir.join(SECRET_KEY_FILE), &secret_key)?;
+    write_private(&config.data_dir.join(JWT_SECRET_FILE), &jwt_secret)?;
+    runtime()?.block_on(async {
+        let database = Database::open(config).await?;
+        let done = load(&database, &directory.join(DUMP)).await;
+        database.close().await;
+        done
+    })?;
+    println!("Restored what was backed up at {} by sluse {}.", manifest.made_at, manifest.sluse_version);
+    if directory.join(CONFIGURATION).exists() {
+        println!(
+            "The configuration file of then is {}: copy it where you want it.",
+            directory.join(CONFIGURATION).display()
+        );
+    }
+    println!(
+        "The log starts empty: targets continue with what comes in from now on; what was accepted and not delivered before the \
+         backup was made is not in it."
+    );
+    Ok(())
+}
+
+async fn load(database: &Database, dump: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(is_empty(&database.url).await?, "the database has tables already: restore into an empty one");
+    let program = database.binaries()?.program("pg_restore");
+    let mut command = client(&program, &database.url)?;
+    command.args(["--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction"]).arg(dump);
+    run(command).await
+}
+
+async fn is_empty(url: &Secret) -> anyhow::Result<bool> {
+    let url = crate::store::database_url::DatabaseUrl::parse(url)?;
+    let io = crate::store::pool::IoThread::start()?;
+    let pool = crate::store::pool::open(&url, io, 1)?;
+    let client = crate::store::pool::lease(&pool).await?;
+    let row = client
+        .query_one("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace", &[])
+        .await?;
+    let num_tables: i64 = row.get(0);
+    client.done();
+    Ok(num_tables == 0)
+}

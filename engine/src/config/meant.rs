@@ -1,0 +1,359 @@
+//! What the configuration means: addresses parsed, keys read or made, contradictions refused. Secrets are `Secret`s here.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use sluse_schema::secret::Secret;
+
+use super::said::{self, Said};
+use crate::store::cipher::SECRET_KEY_CHARS_MIN;
+
+/// Why the configuration cannot be used. Names the key; never shows a value that may be secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("there is no configuration file {}", .0.display())]
+    NoFile(PathBuf),
+    #[error("the environment variable {0} is not known: see `sluse config`")]
+    UnknownVariable(String),
+    #[error("{key} must be a number")]
+    NotANumber { key: String },
+    #[error("{0}")]
+    Said(String),
+    #[error("{key} must be {expected}")]
+    Invalid {
+        key: &'static str,
+        /// What would be right.
+        expected: String,
+    },
+    #[error("several nodes share a Kafka log, so {0} has to be set, on every node")]
+    NeededForKafka(&'static str),
+    #[error("kafka_brokers is set, and this version has no Kafka log yet: leave it empty for the embedded one")]
+    NoKafkaYet,
+}
+
+impl ConfigError {
+    fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
+        Self::Invalid { key, expected: expected.into() }
+    }
+
+    /// The first error without the value it is about.
+    pub(super) fn of_figment(error: &figment::Error) -> Self {
+        use figment::error::Kind;
+        let key = error.path.join(".");
+        let text = match &error.kind {
+            Kind::UnknownField(field, expected) => {
+                let place = if key.is_empty() { String::new() } else { format!(" in [{key}]") };
+                format!("unknown key {field}{place}: known are {}", expected.join(", "))
+            }
+            Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => format!("{key} must be {expected}"),
+            // A syntax error, with its line.
+            Kind::Message(message) => format!("the configuration file cannot be read: {message}"),
+            other => format!("{key}: {other}"),
+        };
+        Self::Said(text)
+    }
+}
+
+/// Everything, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
+    pub data_dir: PathBuf,
+    /// `None`: made up and kept in the data directory.
+    pub node_id: Option<String>,
+    /// `None`: made up and kept in the data directory.
+    pub secret_key: Option<Secret>,
+    pub http: HttpConfig,
+    pub database: DatabaseConfig,
+    pub log: LogConfig,
+    pub chirpstack: ChirpstackConfig,
+    pub device: DeviceConfig,
+    pub decoder: DecoderConfig,
+    pub target: TargetConfig,
+    pub metrics: MetricsConfig,
+    pub redis_url: Option<Secret>,
+    pub admin: AdminConfig,
+    pub tracing: TracingConfig,
+}
+
+/// `[http]`
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    pub listen: SocketAddr,
+    /// `None`: made up and kept in the data directory.
+    pub jwt_secret: Option<Secret>,
+    pub trusted_proxies: Vec<IpNet>,
+    pub frontend_base_url: String,
+    /// `None`: one per core.
+    pub num_workers: Option<usize>,
+}
+
+/// `[database]`
+#[derive(Clone, Debug)]
+pub struct DatabaseConfig {
+    /// `None`: a private PostgreSQL.
+    pub url: Option<Secret>,
+    pub num_connections_max: usize,
+}
+
+/// When an append counts as accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// After it is on disk.
+    Fsync,
+    /// After it is written.
+    Written,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    pub num_partitions: u32,
+    pub durability: Durability,
+    pub retention: Duration,
+    pub retention_bytes_max: u64,
+    pub free_bytes_reserve: u64,
+}
+
+/// `[chirpstack]`
+#[derive(Clone, Debug)]
+pub struct ChirpstackConfig {
+    /// May hold a password.
+    pub mqtt_url: Option<Secret>,
+    pub ca_certificates: Option<PathBuf>,
+    pub receive_maximum: u16,
+}
+
+/// `[device]`
+#[derive(Clone, Debug)]
+pub struct DeviceConfig {
+    pub window_length: usize,
+    /// Keeps by age instead of by number.
+    pub window_age: Option<Duration>,
+    pub passivate_after: Duration,
+}
+
+/// `[decoder]`
+#[derive(Clone, Debug)]
+pub struct DecoderConfig {
+    /// `None`: one per core.
+    pub num_workers: Option<usize>,
+    pub timeout: Duration,
+    pub memory_bytes_max: u64,
+}
+
+/// `[target]`
+#[derive(Clone, Debug)]
+pub struct TargetConfig {
+    /// `false`, `true` or networks: what the egress rule reads.
+    pub allow_private: String,
+    pub ca_certificates: Option<PathBuf>,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug)]
+pub struct MetricsConfig {
+    pub listen: Option<SocketAddr>,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    pub email: String,
+    pub password: Option<Secret>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// `[tracing]`
+#[derive(Clone, Debug)]
+pub struct TracingConfig {
+    pub filter: String,
+    pub format: LogFormat,
+}
+
+impl Config {
+    /// Makes sense of what was said.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the key.
+    pub fn of_said(said: Said, file: Option<&Path>) -> Result<Self, ConfigError> {
+        let secret = |text: &str| (!text.is_empty()).then(|| Secret::new(text));
+        let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+        if !said.log.kafka_brokers.is_empty() {
+            for (name, is_set) in [
+                ("SLUSE_SECRET_KEY", !said.secret_key.is_empty()),
+                ("SLUSE_JWT_SECRET", !said.http.jwt_secret.is_empty()),
+                ("SLUSE_NODE_ID", !said.node_id.is_empty()),
+                ("DATABASE_URL", !said.database.url.is_empty()),
+            ] {
+                if !is_set {
+                    return Err(ConfigError::NeededForKafka(name));
+                }
+            }
+            return Err(ConfigError::NoKafkaYet);
+        }
+        if !said.secret_key.is_empty() && said.secret_key.chars().count() < SECRET_KEY_CHARS_MIN {
+            let expected = format!("a text of {SECRET_KEY_CHARS_MIN} characters or more");
+            return Err(ConfigError::invalid("secret_key (SLUSE_SECRET_KEY)", expected));
+        }
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if !said.node_id.chars().all(is_name) || said.node_id.len() > 64 {
+            return Err(ConfigError::invalid(
+                "node_id (SLUSE_NODE_ID)",
+                "at most 64 letters, digits, dots, hyphens and underscores",
+            ));
+        }
+        Ok(Self {
+            file: file.map(Path::to_path_buf),
+            data_dir: PathBuf::from(&said.data_dir),
+            node_id: (!said.node_id.is_empty()).then_some(said.node_id),
+            secret_key: secret(&said.secret_key),
+            http: http(&said.http)?,
+            database: DatabaseConfig {
+                url: secret(&said.database.url),
+                num_connections_max: at_least("database.num_connections_max", said.database.num_connections_max, 2)?,
+            },
+            log: log(&said.log)?,
+            chirpstack: ChirpstackConfig {
+                mqtt_url: secret(&said.chirpstack.mqtt_url),
+                ca_certificates: path(&said.chirpstack.ca_certificates),
+                receive_maximum: at_least("chirpstack.receive_maximum", said.chirpstack.receive_maximum, 1)?,
+            },
+            device: DeviceConfig {
+                window_length: at_least("device.window_length", said.device.window_length, 1)?,
+                window_age: (said.device.window_seconds > 0).then(|| Duration::from_secs(said.device.window_seconds)),
+                passivate_after: Duration::from_secs(said.device.passivate_after_seconds),
+            },
+            decoder: DecoderConfig {
+                num_workers: (said.decoder.num_workers > 0).then_some(said.decoder.num_workers),
+                timeout: Duration::from_millis(at_least("decoder.timeout_ms", said.decoder.timeout_ms, 10)?),
+                memory_bytes_max: at_least("decoder.memory_bytes_max", said.decoder.memory_bytes_max, 4 << 20)?,
+            },
+            target: TargetConfig {
+                allow_private: said.target.allow_private,
+                ca_certificates: path(&said.target.ca_certificates),
+            },
+            metrics: MetricsConfig {
+                listen: match said.metrics.listen.as_str() {
+                    "" => None,
+                    text => Some(address("metrics.listen (SLUSE_METRICS_LISTEN)", text)?),
+                },
+            },
+            redis_url: secret(&said.redis.url),
+            admin: AdminConfig { email: said.admin.email, password: secret(&said.admin.password) },
+            tracing: TracingConfig {
+                filter: said.tracing.filter,
+                format: match said.tracing.format.as_str() {
+                    "text" => LogFormat::Text,
+                    "json" => LogFormat::Json,
+                    _ => return Err(ConfigError::invalid("tracing.format", "text or json")),
+                },
+            },
+        })
+    }
+}
+
+fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
+    let trusted_proxies = said
+        .trusted_proxies
+        .split(',')
+        .map(str::trim)
+        .filter(|text| !text.is_empty())
+        .map(|text| text.parse::<IpNet>().or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from)))
+        .collect::<Result<_, _>>()
+        .map_err(|_| {
+            ConfigError::invalid(
+                "http.trusted_proxies (SLUSE_TRUSTED_PROXIES)",
+                "addresses or networks like 10.0.0.0/8, separated by commas",
+            )
+        })?;
+    Ok(HttpConfig {
+        listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
+        jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
+        trusted_proxies,
+        frontend_base_url: said.frontend_base_url.trim_end_matches('/').to_owned(),
+        num_workers: (said.num_workers > 0).then_some(said.num_workers),
+    })
+}
+
+fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
+    if !(1..=1024).contains(&said.num_partitions) {
+        return Err(ConfigError::invalid("log.num_partitions", "between 1 and 1024"));
+    }
+    Ok(LogConfig {
+        num_partitions: said.num_partitions,
+        durability: match said.durability.as_str() {
+            "fsync" => Durability::Fsync,
+            "written" => Durability::Written,
+            _ => return Err(ConfigError::invalid("log.durability", "fsync or written")),
+        },
+        retention: Duration::from_secs(3600 * u64::from(at_least("log.retention_hours", said.retention_hours, 1)?)),
+        retention_bytes_max: at_least("log.retention_bytes_max", said.retention_bytes_max, 1 << 20)?,
+        free_bytes_reserve: said.free_bytes_reserve,
+    })
+}
+
+fn at_least<T: PartialOrd + std::fmt::Display>(key: &'static str, value: T, least: T) -> Result<T, ConfigError> {
+    if value < least { Err(ConfigError::invalid(key, format!("at least {least}"))) } else { Ok(value) }
+}
+
+/// An address to listen on; `localhost:3000` is understood too.
+fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let text = text.trim();
+    let numeric = text.replace("localhost:", "127.0.0.1:");
+    numeric.parse().map_err(|_| ConfigError::invalid(key, "an address and a port like 127.0.0.1:3000"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn meant(change: impl FnOnce(&mut Said)) -> Result<Config, String> {
+        let mut said = Said::default();
+        change(&mut said);
+        Config::of_said(said, None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_a_configuration() {
+        let config = meant(|_| ()).unwrap();
+        assert_eq!(config.http.listen.to_string(), "127.0.0.1:3000");
+        assert_eq!((config.log.num_partitions, config.log.durability), (8, Durability::Fsync));
+        assert_eq!(config.log.retention, Duration::from_secs(7 * 24 * 3600));
+        assert!(config.database.url.is_none() && config.secret_key.is_none() && config.metrics.listen.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_by_its_name() {
+        type Change = fn(&mut Said);
+        let cases: [(Change, &str); 7] = [
+            (|said| said.http.listen = "3000".into(), "http.listen"),
+            (|said| said.secret_key = "too short".into(), "SLUSE_SECRET_KEY"),
+            (|said| said.http.trusted_proxies = "10.0.0.0/99".into(), "SLUSE_TRUSTED_PROXIES"),
+            (|said| said.log.num_partitions = 0, "log.num_partitions"),
+            (|said| said.log.durability = "maybe".into(), "log.durability"),
+            (|said| said.node_id = "a b".into(), "SLUSE_NODE_ID"),
+            (|said| said.log.kafka_brokers = "k:9092".into(), "SLUSE_SECRET_KEY"),
+        ];
+        for (change, name) in cases {
+            let error = meant(change).unwrap_err();
+            assert!(error.contains(name), "{error}");
+            assert!(!error.contains("too short"), "{error}");
+        }
+    }
+
+    #[test]
+    fn proxies_may_be_addresses_or_networks() {
+        let config = meant(|said| said.http.trusted_proxies = "10.0.0.0/8, 192.168.1.5,::1".into()).unwrap();
+        assert_eq!(config.http.trusted_proxies.len(), 3);
+    }
+}
