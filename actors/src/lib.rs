@@ -10,6 +10,12 @@
 //! [`persist`] (state rows), [`target`] (one actor per target), [`reload`] (administration reaches running actors).
 
 pub mod clock;
+pub mod device;
+pub mod intake;
 pub mod mailbox;
 pub mod metrics;
+pub mod partition;
+pub mod persist;
+pub mod reload;
 pub mod supervise;
+pub mod tail;

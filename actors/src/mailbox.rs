@@ -57,6 +57,40 @@ pub enum Refused<M> {
 #[error("the actor is gone")]
 pub struct Closed;
 
+/// Puts a message into the mailbox of an actor whose address is at hand, or gives it back at once.
+pub fn offer_to<A, M>(addr: &Addr<A>, message: M) -> Result<(), Refused<M>>
+where
+    A: Actor + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    addr.try_send(message).map_err(Refused::from)
+}
+
+/// Waits for room in the mailbox of an actor whose address is at hand, and for the answer.
+///
+/// # Errors
+/// [`Closed`] when the actor is gone; the message may or may not have been handled.
+pub async fn deliver_to<A, M>(addr: &Addr<A>, message: M) -> Result<M::Result, Closed>
+where
+    A: Actor + Handler<M>,
+    A::Context: ToEnvelope<A, M>,
+    M: Message + Send + 'static,
+    M::Result: Send,
+{
+    addr.send(message).await.map_err(|_| Closed)
+}
+
+impl<M> From<actix::dev::SendError<M>> for Refused<M> {
+    fn from(error: actix::dev::SendError<M>) -> Self {
+        match error {
+            actix::dev::SendError::Full(message) => Self::Full(message),
+            actix::dev::SendError::Closed(message) => Self::Closed(message),
+        }
+    }
+}
+
 impl<M> Mailbox<M>
 where
     M: Message + Send + 'static,
@@ -73,10 +107,7 @@ where
 
     /// Puts the message in, or gives it back at once.
     pub fn offer(&self, message: M) -> Result<(), Refused<M>> {
-        self.recipient.try_send(message).map_err(|error| match error {
-            actix::dev::SendError::Full(message) => Refused::Full(message),
-            actix::dev::SendError::Closed(message) => Refused::Closed(message),
-        })
+        self.recipient.try_send(message).map_err(Refused::from)
     }
 
     /// Waits for room and for the answer.

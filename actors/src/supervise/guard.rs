@@ -9,22 +9,36 @@ pub enum Exit {
     Stopped,
     /// A handler panicked.
     Panicked,
+    /// It gave up and wants to be made anew ([`ExitGuard::mark_failed`]): a fence refused it, its partition has to be read again.
+    Failed,
 }
 
 /// Reports the actor's end once, when it is dropped with the actor.
-pub struct ExitGuard(Option<Box<dyn FnOnce(Exit) + Send>>);
+pub struct ExitGuard {
+    report: Option<Box<dyn FnOnce(Exit) + Send>>,
+    has_failed: bool,
+}
 
 impl ExitGuard {
     /// Calls `report` when dropped. It must not block and must not panic: it may run while a panic unwinds.
     pub fn new(report: impl FnOnce(Exit) + Send + 'static) -> Self {
-        Self(Some(Box::new(report)))
+        Self { report: Some(Box::new(report)), has_failed: false }
+    }
+
+    /// When the actor stops now, it is not done: its supervisor makes it anew.
+    pub fn mark_failed(&mut self) {
+        self.has_failed = true;
     }
 }
 
 impl Drop for ExitGuard {
     fn drop(&mut self) {
-        let exit = if std::thread::panicking() { Exit::Panicked } else { Exit::Stopped };
-        if let Some(report) = self.0.take() {
+        let exit = match (std::thread::panicking(), self.has_failed) {
+            (true, _) => Exit::Panicked,
+            (false, true) => Exit::Failed,
+            (false, false) => Exit::Stopped,
+        };
+        if let Some(report) = self.report.take() {
             report(exit);
         }
     }

@@ -1,15 +1,15 @@
 //! A supervisor for one actor: it keeps the factory, waits for the actor's end, and makes it anew after a backoff.
 //!
-//! An actor that stops by itself is done. One that panics comes back; one that panics more often than its budget allows comes
+//! An actor that stops by itself is done. One that panics or gives up comes back; one that does so more often than its budget allows comes
 //! back too, at the longest backoff, and shows in a metric and the log: ending the process would let one bad record end it (I7).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 use actix::{Actor, Addr};
 use metrics::{counter, gauge};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{error, warn};
 
@@ -25,11 +25,17 @@ const BUDGET_PERIOD: Duration = Duration::from_secs(600);
 /// A supervised actor: its address changes with every restart.
 pub struct Supervised<A: Actor> {
     current: Rc<RefCell<Option<Addr<A>>>>,
+    is_released: Rc<Cell<bool>>,
+    released: Rc<Notify>,
 }
 
 impl<A: Actor> Clone for Supervised<A> {
     fn clone(&self) -> Self {
-        Self { current: Rc::clone(&self.current) }
+        Self {
+            current: Rc::clone(&self.current),
+            is_released: Rc::clone(&self.is_released),
+            released: Rc::clone(&self.released),
+        }
     }
 }
 
@@ -44,6 +50,13 @@ impl<A: Actor> Supervised<A> {
     pub fn addr(&self) -> Option<Addr<A>> {
         self.current.borrow().clone().filter(Addr::connected)
     }
+
+    /// Ends the supervision, and the actor with it unless somebody else holds its address.
+    pub fn release(&self) {
+        self.is_released.set(true);
+        self.current.borrow_mut().take();
+        self.released.notify_one();
+    }
 }
 
 /// Starts an actor on this arbiter and keeps it alive. `make` starts it with the guard inside; `kind` is the metric label.
@@ -53,7 +66,13 @@ pub fn supervise<A: Actor>(
     mut make: impl FnMut(ExitGuard) -> Addr<A> + 'static,
 ) -> Supervised<A> {
     let current = Rc::new(RefCell::new(None));
-    let supervised = Supervised { current: Rc::clone(&current) };
+    let is_released = Rc::new(Cell::new(false));
+    let released = Rc::new(Notify::new());
+    let supervised = Supervised {
+        current: Rc::clone(&current),
+        is_released: Rc::clone(&is_released),
+        released: Rc::clone(&released),
+    };
     let mut start = move || {
         let (report, ended) = oneshot::channel();
         let addr = make(ExitGuard::new(move |exit| {
@@ -72,21 +91,26 @@ pub fn supervise<A: Actor>(
             let started_at = Instant::now();
             let exit = ended.await.unwrap_or(Exit::Stopped);
             *current.borrow_mut() = None;
-            if exit == Exit::Stopped {
+            if exit == Exit::Stopped || is_released.get() {
                 break;
             }
-            counter!(ACTOR_PANICS, "actor" => kind).increment(1);
+            if exit == Exit::Panicked {
+                counter!(ACTOR_PANICS, "actor" => kind).increment(1);
+            }
             num_failures = if started_at.elapsed() > BUDGET_PERIOD { 1 } else { num_failures + 1 };
             let was_over_budget = std::mem::replace(&mut is_over_budget, !budget.take(born_at.elapsed()));
             if is_over_budget && !was_over_budget {
                 gauge!(ACTORS_OVER_BUDGET, "actor" => kind).increment(1.0);
-                error!(actor = kind, name, "an actor panics again and again, restarting at the longest backoff");
+                error!(actor = kind, name, "an actor fails again and again, restarting at the longest backoff");
             } else if was_over_budget && !is_over_budget {
                 gauge!(ACTORS_OVER_BUDGET, "actor" => kind).decrement(1.0);
             }
             let wait = if is_over_budget { BACKOFF.max } else { BACKOFF.random_delay(num_failures) };
-            warn!(actor = kind, name, wait_ms = wait.as_millis() as u64, "an actor panicked and is made anew");
-            tokio::time::sleep(wait).await;
+            warn!(actor = kind, name, wait_ms = wait.as_millis() as u64, ?exit, "an actor failed and is made anew");
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = released.notified() => break,
+            }
             let (addr, next_end) = start();
             *current.borrow_mut() = Some(addr);
             ended = next_end;

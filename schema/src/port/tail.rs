@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::id::{ApplicationId, DeviceId, OrganizationId};
 
 /// Which events a watcher wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TailFilter {
     Device(DeviceId),
     Application(ApplicationId),

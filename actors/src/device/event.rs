@@ -1,0 +1,143 @@
+//! What each kind of event says about a device: signal figures of a transmission, battery and margin, joins, downlinks. Pure.
+//! Limit: what does not parse leaves the record as it was; it was accepted because its head was right.
+
+use sluse_schema::device::{DownlinkState, LinkState, NetworkLog, Transmission};
+use sluse_schema::text;
+use sluse_schema::uplink::{EventType, SourceKind};
+use sluse_schema::wire::chirpstack::{
+    DownlinkEvent, JoinEvent, LocationEvent, LogEvent, StatusEvent, UpFigures, unix_ms,
+};
+
+use super::window::event_at_ms;
+
+/// Frame counters that jump further than this are a reset, not a loss.
+const F_CNT_GAP_MAX: u32 = 10_000;
+/// Longest text of a network server's log line that is kept.
+const LOG_TEXT_BYTES_MAX: usize = 200;
+
+/// The figures of a transmission. `last_f_cnt` is the counter of the one before.
+pub fn transmission(
+    source: SourceKind,
+    payload: &[u8],
+    received_at_ms: i64,
+    offset: u64,
+    last_f_cnt: Option<u32>,
+) -> Transmission {
+    let figures = match source {
+        SourceKind::Chirpstack => serde_json::from_slice::<UpFigures<'_>>(payload).unwrap_or_default(),
+        SourceKind::Http => UpFigures::default(),
+    };
+    let gap = match (last_f_cnt, figures.f_cnt) {
+        (Some(last), Some(now)) if now > last => now - last - 1,
+        _ => 0,
+    };
+    Transmission {
+        event_at_ms: event_at_ms(figures.event_at_ms(), received_at_ms),
+        offset,
+        rssi_dbm: figures.best_rssi_dbm(),
+        snr_db: figures.best_snr_db(),
+        num_gateways: u16::try_from(figures.rx_info.len()).unwrap_or(u16::MAX),
+        dr: figures.dr,
+        f_cnt: figures.f_cnt,
+        f_cnt_gap: if gap > F_CNT_GAP_MAX { 0 } else { gap },
+    }
+}
+
+/// Lets an event other than `up` change the device's record.
+pub fn apply(link: &mut LinkState, event: EventType, payload: &[u8], received_at_ms: i64) {
+    let at = |time: Option<&str>| event_at_ms(time.and_then(unix_ms), received_at_ms);
+    match event {
+        EventType::Status => {
+            let Ok(status) = serde_json::from_slice::<StatusEvent>(payload) else { return };
+            link.margin_db = Some(status.margin);
+            link.is_external_power = Some(status.external_power_source);
+            let is_known = !status.battery_level_unavailable && !status.external_power_source;
+            link.battery_level_percent = is_known.then_some(status.battery_level);
+            link.status_at_ms = Some(at(status.time.as_deref()));
+        }
+        EventType::Join => {
+            let Ok(join) = serde_json::from_slice::<JoinEvent>(payload) else { return };
+            link.last_join_at_ms = Some(at(join.time.as_deref()));
+            link.dev_addr = Some(text::cut(&join.dev_addr, 16).to_owned());
+        }
+        EventType::TxAck | EventType::Ack => {
+            let Ok(downlink) = serde_json::from_slice::<DownlinkEvent>(payload) else { return };
+            let happened_at_ms = at(downlink.time.as_deref());
+            let queue_item_id = text::cut(&downlink.queue_item_id, 64).to_owned();
+            let before = link.last_downlink.take().filter(|d| d.queue_item_id == queue_item_id);
+            let sent_at_ms = before.as_ref().and_then(|d| d.sent_at_ms);
+            let is_acknowledged = before.and_then(|d| d.is_acknowledged);
+            link.last_downlink = Some(DownlinkState {
+                queue_item_id,
+                f_cnt_down: downlink.f_cnt_down,
+                sent_at_ms: if event == EventType::TxAck { Some(happened_at_ms) } else { sent_at_ms },
+                is_acknowledged: downlink.acknowledged.or(is_acknowledged),
+            });
+        }
+        EventType::Log => {
+            let Ok(log) = serde_json::from_slice::<LogEvent>(payload) else { return };
+            link.last_log = Some(NetworkLog {
+                at_ms: at(log.time.as_deref()),
+                level: text::cut(&log.level, LOG_TEXT_BYTES_MAX).to_owned(),
+                code: text::cut(&log.code, LOG_TEXT_BYTES_MAX).to_owned(),
+                description: text::cut(&log.description, LOG_TEXT_BYTES_MAX).to_owned(),
+            });
+        }
+        EventType::Location => {
+            let Ok(LocationEvent { location: Some(place) }) = serde_json::from_slice(payload) else { return };
+            (link.latitude, link.longitude) = (Some(place.latitude), Some(place.longitude));
+        }
+        EventType::Up | EventType::Other => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transmission_has_its_best_signal_and_the_gap_it_shows() {
+        let payload = br#"{"time":"2026-11-22T12:38:09.559263153+00:00","dr":5,"fCnt":9,
+            "rxInfo":[{"rssi":-91,"snr":-1.5},{"rssi":-60,"snr":9.5}]}"#;
+        let t = transmission(SourceKind::Chirpstack, payload, i64::MAX, 4, Some(5));
+        assert_eq!((t.rssi_dbm, t.snr_db, t.num_gateways), (Some(-60), Some(9.5), 2));
+        assert_eq!((t.dr, t.f_cnt, t.f_cnt_gap), (Some(5), Some(9), 3));
+        assert_eq!(t.event_at_ms, 1_795_351_089_559);
+    }
+
+    #[test]
+    fn a_counter_that_starts_anew_is_no_gap() {
+        let payload = br#"{"fCnt":0}"#;
+        assert_eq!(transmission(SourceKind::Chirpstack, payload, 1, 0, Some(500)).f_cnt_gap, 0);
+        let far = br#"{"fCnt":4000000000}"#;
+        assert_eq!(transmission(SourceKind::Chirpstack, far, 1, 0, Some(5)).f_cnt_gap, 0);
+    }
+
+    #[test]
+    fn an_http_payload_is_not_read_for_figures() {
+        let t = transmission(SourceKind::Http, br#"{"fCnt":7,"time":"nonsense"}"#, 77, 0, None);
+        assert_eq!((t.f_cnt, t.event_at_ms), (None, 77));
+    }
+
+    #[test]
+    fn status_join_and_downlink_fill_the_record() {
+        let mut link = LinkState::default();
+        apply(&mut link, EventType::Status, br#"{"margin":10,"batteryLevel":78.74016}"#, 5);
+        assert_eq!((link.margin_db, link.battery_level_percent), (Some(10), Some(78.74016)));
+        apply(&mut link, EventType::Join, br#"{"devAddr":"01d65fca"}"#, 6);
+        assert_eq!((link.dev_addr.as_deref(), link.last_join_at_ms), (Some("01d65fca"), Some(6)));
+        apply(&mut link, EventType::TxAck, br#"{"queueItemId":"q","fCntDown":5}"#, 7);
+        apply(&mut link, EventType::Ack, br#"{"queueItemId":"q","fCntDown":5,"acknowledged":true}"#, 8);
+        let downlink = link.last_downlink.clone().unwrap();
+        assert_eq!((downlink.sent_at_ms, downlink.is_acknowledged), (Some(7), Some(true)));
+    }
+
+    #[test]
+    fn what_does_not_parse_changes_nothing() {
+        let mut link = LinkState { margin_db: Some(3), ..LinkState::default() };
+        for event in [EventType::Status, EventType::Join, EventType::Ack, EventType::Log, EventType::Location] {
+            apply(&mut link, event, b"\xff", 1);
+        }
+        assert_eq!(link, LinkState { margin_db: Some(3), ..LinkState::default() });
+    }
+}

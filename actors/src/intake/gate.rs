@@ -1,0 +1,286 @@
+//! The gate between sources and the log: it knows the sender, stamps received-at, appends, and answers when it is durable.
+//!
+//! Order: arrivals of one device that are handed over in order are logged in that order. Known senders go straight to the log;
+//! unknown ones take turns at PostgreSQL, and a sender becomes known only after its arrivals are in the log's queue, so nothing
+//! of it can overtake them. Received-at never goes back within a partition.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::{BoxFuture, join_all};
+use futures_util::poll;
+use metrics::{counter, histogram};
+use sluse_schema::device::DeviceRef;
+use sluse_schema::id::DeviceKey;
+use sluse_schema::partition::{PartitionId, partition_of_device};
+use sluse_schema::port::{Accepted, Arrival, DeviceDirectory, Intake, Log, LogError, ReadLimit, RefusedArrival};
+use sluse_schema::record::{NewRecord, Offset, Topic};
+use sluse_schema::uplink::UplinkMeta;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::warn;
+
+use super::directory::{Directory, Known};
+use super::metrics::{ACCEPTED, APPEND_SECONDS, LOOKUPS, REFUSED};
+use super::unknown::UnknownLister;
+use crate::clock::now_ms;
+
+/// Senders asked for by one query.
+const NUM_LOOKUP_MAX: usize = 1_000;
+
+/// Settings of the gate.
+#[derive(Clone, Copy, Debug)]
+pub struct GateConfig {
+    /// What a sender is told to wait when something is away.
+    pub retry_after: Duration,
+}
+
+impl Default for GateConfig {
+    fn default() -> Self {
+        Self { retry_after: Duration::from_secs(2) }
+    }
+}
+
+/// The intake of this node.
+#[derive(Debug)]
+pub struct Gate {
+    log: Arc<dyn Log>,
+    senders: Arc<dyn DeviceDirectory>,
+    directory: Arc<Directory>,
+    strangers: UnknownLister,
+    /// Received-at of the newest record of each partition.
+    newest_ms: Box<[AtomicI64]>,
+    /// Taking turns at PostgreSQL, in order of arrival.
+    lookup_turn: Mutex<()>,
+    config: GateConfig,
+}
+
+type Answer = Result<Accepted, RefusedArrival>;
+
+/// Arrivals of one partition on their way into the log: where their answers go, and the append.
+struct Appending<'a> {
+    places: Vec<(usize, Accepted)>,
+    append: BoxFuture<'a, Result<Offset, LogError>>,
+    /// Set when the first poll already answered.
+    outcome: Option<Result<Offset, LogError>>,
+}
+
+impl Gate {
+    /// A gate before `log`. Reads the newest record of each partition, so that received-at goes on from there.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn open(
+        log: Arc<dyn Log>,
+        senders: Arc<dyn DeviceDirectory>,
+        directory: Arc<Directory>,
+        strangers: UnknownLister,
+        config: GateConfig,
+    ) -> Result<Self, LogError> {
+        let mut newest_ms = Vec::new();
+        for partition in (0..log.num_partitions()).map(PartitionId) {
+            newest_ms.push(AtomicI64::new(newest_in(log.as_ref(), partition).await?));
+        }
+        let newest_ms = newest_ms.into_boxed_slice();
+        Ok(Self { log, senders, directory, strangers, newest_ms, lookup_turn: Mutex::new(()), config })
+    }
+
+    fn later(&self, reason: impl ToString) -> RefusedArrival {
+        RefusedArrival::Later {
+            reason: reason.to_string(),
+            retry_after_ms: u64::try_from(self.config.retry_after.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// The time of an arrival: now, but never before what the partition already holds.
+    fn received_at_ms(&self, partition: PartitionId) -> i64 {
+        let now = now_ms();
+        match self.newest_ms.get(partition.0 as usize) {
+            Some(newest) => newest.fetch_max(now, Ordering::AcqRel).max(now),
+            None => now,
+        }
+    }
+
+    /// Puts arrivals of known senders into the log's queue: when this returns, their order is decided.
+    async fn enqueue<'a>(&'a self, arrivals: Vec<(usize, Arrival, DeviceRef)>) -> Vec<Appending<'a>> {
+        let mut by_partition: BTreeMap<PartitionId, (Vec<(usize, Accepted)>, Vec<NewRecord>)> = BTreeMap::new();
+        for (place, arrival, sender) in arrivals {
+            let partition = partition_of_device(sender.device, self.log.num_partitions());
+            let meta = UplinkMeta {
+                device: sender.device,
+                organization: sender.organization,
+                source: arrival.source,
+                event: arrival.event,
+                received_at_ms: self.received_at_ms(partition),
+                event_id: arrival.event_id,
+                content_type: arrival.content_type,
+            };
+            let (places, records) = by_partition.entry(partition).or_default();
+            places.push((place, Accepted { device: sender.device }));
+            records.push(meta.into_record(arrival.payload));
+        }
+        let mut appending = Vec::with_capacity(by_partition.len());
+        for (partition, (places, records)) in by_partition {
+            let mut append = self.log.append(partition, records);
+            let outcome = match poll!(&mut append) {
+                Poll::Ready(outcome) => Some(outcome),
+                Poll::Pending => None,
+            };
+            appending.push(Appending { places, append, outcome });
+        }
+        appending
+    }
+
+    async fn finish(&self, appending: Vec<Appending<'_>>, answers: &mut [Option<Answer>]) {
+        let started_at = Instant::now();
+        let finished = join_all(appending.into_iter().map(|a| async move {
+            let outcome = match a.outcome {
+                Some(outcome) => outcome,
+                None => a.append.await,
+            };
+            (a.places, outcome)
+        }))
+        .await;
+        histogram!(APPEND_SECONDS).record(started_at.elapsed().as_secs_f64());
+        for (places, outcome) in finished {
+            if let Err(error) = &outcome {
+                warn!(%error, num_arrivals = places.len(), "cannot append arrivals");
+            }
+            for (place, accepted) in places {
+                answers[place] = Some(match &outcome {
+                    Ok(_) => Ok(accepted),
+                    Err(error) => Err(self.later(error)),
+                });
+            }
+        }
+    }
+
+    /// Asks PostgreSQL who these are, taking turns; returns with their arrivals in the log's queue.
+    async fn look_up<'a>(
+        &'a self,
+        arrivals: Vec<(usize, Arrival)>,
+        answers: &mut [Option<Answer>],
+    ) -> Vec<Appending<'a>> {
+        let _turn = self.lookup_turn.lock().await;
+        let mut found: HashMap<DeviceKey, Known> = HashMap::new();
+        let senders: HashSet<&DeviceKey> = arrivals.iter().map(|(_, arrival)| &arrival.sender).collect();
+        let mut asked: Vec<DeviceKey> = Vec::new();
+        for sender in senders {
+            // Whoever had the turn before may have learned it.
+            match self.directory.get(sender, Instant::now()) {
+                Some(known) => drop(found.insert(sender.clone(), known)),
+                None => asked.push(sender.clone()),
+            }
+        }
+        let num_changes = self.directory.num_changes();
+        let mut failure = None;
+        for keys in asked.chunks(NUM_LOOKUP_MAX) {
+            counter!(LOOKUPS).increment(keys.len() as u64);
+            match self.senders.find_devices(keys).await {
+                Ok(devices) => {
+                    for (key, device) in keys.iter().zip(devices) {
+                        found.insert(key.clone(), device.map_or(Known::Stranger, Known::Device));
+                    }
+                }
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(error) = &failure {
+            warn!(num_senders = asked.len(), %error, "cannot look senders up");
+        }
+        let mut known = Vec::new();
+        for (place, arrival) in arrivals {
+            match found.get(&arrival.sender) {
+                Some(Known::Device(device)) => known.push((place, arrival, *device)),
+                Some(Known::Stranger) => answers[place] = Some(Err(self.refuse_stranger(&arrival))),
+                None => answers[place] = Some(Err(self.later("PostgreSQL is not available to look the sender up"))),
+            }
+        }
+        let appending = self.enqueue(known).await;
+        // Only now may others find them in the cache: their first arrivals are in the queue.
+        for key in asked {
+            if let Some(known) = found.remove(&key) {
+                self.directory.learn(key, known, num_changes, Instant::now());
+            }
+        }
+        appending
+    }
+
+    fn refuse_stranger(&self, arrival: &Arrival) -> RefusedArrival {
+        self.strangers.heard(arrival.source, &arrival.sender, now_ms());
+        RefusedArrival::UnknownSender
+    }
+
+    fn count(&self, answers: &[Answer], labels: &[(&'static str, &'static str)]) {
+        let mut counts: BTreeMap<(&'static str, &'static str, &'static str), u64> = BTreeMap::new();
+        for (answer, (source, event)) in answers.iter().zip(labels) {
+            let (metric, detail) = match answer {
+                Ok(_) => (ACCEPTED, *event),
+                Err(RefusedArrival::UnknownSender) => (REFUSED, "unknown_sender"),
+                Err(RefusedArrival::Later { .. }) => (REFUSED, "later"),
+            };
+            *counts.entry((metric, source, detail)).or_default() += 1;
+        }
+        for ((metric, source, detail), num) in counts {
+            if metric == ACCEPTED {
+                counter!(ACCEPTED, "source" => source, "event" => detail).increment(num);
+            } else {
+                counter!(REFUSED, "source" => source, "reason" => detail).increment(num);
+            }
+        }
+    }
+}
+
+/// Timestamp of the newest record of a partition, 0 for an empty one.
+async fn newest_in(log: &dyn Log, partition: PartitionId) -> Result<i64, LogError> {
+    let (start, end) = log.bounds(Topic::Uplinks, partition).await?;
+    if end <= start {
+        return Ok(0);
+    }
+    let from = Offset(end.0 - 1).max(start);
+    let limit = ReadLimit { num_records_max: 16, num_bytes_max: 1 << 20 };
+    let batch = log.read(Topic::Uplinks, partition, from, limit).await?;
+    Ok(batch.records.last().map_or(0, |r| r.timestamp_ms))
+}
+
+#[async_trait]
+impl Intake for Gate {
+    async fn accept(&self, arrival: Arrival) -> Answer {
+        let mut answers = self.accept_all(vec![arrival]).await;
+        answers.pop().unwrap_or_else(|| Err(self.later("no answer")))
+    }
+
+    async fn accept_all(&self, arrivals: Vec<Arrival>) -> Vec<Answer> {
+        let labels: Vec<_> = arrivals.iter().map(|a| (a.source.as_str(), a.event.as_str())).collect();
+        let mut answers: Vec<Option<Answer>> = arrivals.iter().map(|_| None).collect();
+        let now = Instant::now();
+        let (mut known, mut unknown) = (Vec::new(), Vec::new());
+        // A sender that is unknown once is unknown for this whole run: its later arrivals must not overtake its first.
+        let mut waiting: HashSet<DeviceKey> = HashSet::new();
+        for (place, arrival) in arrivals.into_iter().enumerate() {
+            let cached =
+                if waiting.contains(&arrival.sender) { None } else { self.directory.get(&arrival.sender, now) };
+            match cached {
+                Some(Known::Device(device)) => known.push((place, arrival, device)),
+                Some(Known::Stranger) => answers[place] = Some(Err(self.refuse_stranger(&arrival))),
+                None => {
+                    waiting.insert(arrival.sender.clone());
+                    unknown.push((place, arrival));
+                }
+            }
+        }
+        let mut appending = self.enqueue(known).await;
+        if !unknown.is_empty() {
+            appending.extend(self.look_up(unknown, &mut answers).await);
+        }
+        self.finish(appending, &mut answers).await;
+        let answers: Vec<Answer> =
+            answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(self.later("no answer")))).collect();
+        self.count(&answers, &labels);
+        answers
+    }
+}

@@ -1,0 +1,12 @@
+//! Intake: who sent it, and is it durable. Sources say "accepted" only after [`Gate`] did.
+//!
+//! Reading order: [`gate`] (the port), [`directory`] (the bounded cache of senders), [`unknown`] (who was heard but is not registered).
+
+pub mod directory;
+pub mod gate;
+pub mod metrics;
+pub mod unknown;
+
+pub use directory::Directory;
+pub use gate::{Gate, GateConfig};
+pub use unknown::UnknownLister;

@@ -1,0 +1,84 @@
+//! Limits and intervals of the device stage, and the ports it works on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use sluse_schema::device::DeviceConfig;
+use sluse_schema::id::DeviceId;
+use sluse_schema::port::{Decoder, DeviceStore, Log};
+
+use super::offsets::WindowLimits;
+use crate::device::WindowPolicy;
+use crate::tail::TailHub;
+
+/// Settings of the device stage; defaults are the design's.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceStageConfig {
+    pub limits: WindowLimits,
+    /// A step is committed at least this often while there is something to commit.
+    pub step_interval: Duration,
+    /// Changed devices are stored this often.
+    pub flush_interval: Duration,
+    /// Rows in one transaction.
+    pub num_flush_rows_max: usize,
+    /// A device that was silent for this long leaves memory.
+    pub passivate_after: Duration,
+    /// Active devices of one partition; beyond it the longest silent leave first.
+    pub num_active_max: usize,
+    /// Devices loaded by one query.
+    pub num_activate_max: usize,
+    pub window: WindowPolicy,
+}
+
+impl Default for DeviceStageConfig {
+    fn default() -> Self {
+        Self {
+            limits: WindowLimits { num_open_max: 4_096, num_bytes_max: 16 << 20, num_step_max: 1_000 },
+            step_interval: Duration::from_millis(25),
+            flush_interval: Duration::from_secs(1),
+            num_flush_rows_max: 1_000,
+            passivate_after: Duration::from_secs(900),
+            num_active_max: 50_000,
+            num_activate_max: 1_000,
+            window: WindowPolicy::Last(20),
+        }
+    }
+}
+
+/// What the device stage works on.
+#[derive(Clone, Debug)]
+pub struct DevicePorts {
+    pub log: Arc<dyn Log>,
+    pub store: Arc<dyn DeviceStore>,
+    pub decoder: Arc<dyn Decoder>,
+    pub tail: Arc<TailHub>,
+    /// Configurations seen lately, for devices that become active while PostgreSQL is away.
+    pub configs: Arc<ConfigCache>,
+}
+
+/// A bounded cache of device configurations.
+#[derive(Debug)]
+pub struct ConfigCache(Cache<DeviceId, Arc<DeviceConfig>>);
+
+impl ConfigCache {
+    /// Room for `num_max` configurations.
+    pub fn new(num_max: usize) -> Self {
+        Self(Cache::new(num_max))
+    }
+
+    /// The configuration seen last.
+    pub fn get(&self, device: DeviceId) -> Option<Arc<DeviceConfig>> {
+        self.0.get(&device)
+    }
+
+    /// Remembers a configuration.
+    pub fn put(&self, config: &Arc<DeviceConfig>) {
+        self.0.insert(config.device, Arc::clone(config));
+    }
+
+    /// Forgets a device that is gone.
+    pub fn remove(&self, device: DeviceId) {
+        self.0.remove(&device);
+    }
+}

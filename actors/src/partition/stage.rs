@@ -1,0 +1,172 @@
+//! The device stage of this node: its uplinks partitions, spread over the arbiters, each under a supervisor.
+//!
+//! A device lives on the arbiter of its partition, which is a hash of its id: its messages never cross threads.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, Addr, Context, Handler, Message, ResponseFuture};
+use actix_rt::ArbiterHandle;
+use futures_util::future::join_all;
+use sluse_schema::change::ChangeEvent;
+use sluse_schema::partition::PartitionId;
+use tracing::warn;
+
+use super::config::{DevicePorts, DeviceStageConfig};
+use super::consumer::PartitionConsumer;
+use super::message::{Changed, Drain, ReloadAll};
+use crate::mailbox::{Closed, deliver_to, offer_to};
+use crate::supervise::{Supervised, supervise};
+
+/// The partitions of one arbiter.
+#[derive(Debug)]
+struct PartitionHost {
+    config: DeviceStageConfig,
+    ports: DevicePorts,
+    consumers: HashMap<PartitionId, Supervised<PartitionConsumer>>,
+}
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Assign(Vec<PartitionId>);
+
+#[derive(Debug, Message)]
+#[rtype(result = "bool")]
+struct Release(Option<Vec<PartitionId>>);
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Stop;
+
+impl Actor for PartitionHost {
+    type Context = Context<Self>;
+}
+
+impl Handler<Assign> for PartitionHost {
+    type Result = ();
+
+    fn handle(&mut self, Assign(partitions): Assign, _: &mut Self::Context) {
+        for partition in partitions {
+            let (config, ports) = (self.config, self.ports.clone());
+            self.consumers.entry(partition).or_insert_with(|| {
+                supervise("partition", format!("uplinks/{partition}"), move |guard| {
+                    PartitionConsumer::new(partition, config, ports.clone(), guard).start()
+                })
+            });
+        }
+    }
+}
+
+impl Handler<Release> for PartitionHost {
+    type Result = ResponseFuture<bool>;
+
+    fn handle(&mut self, Release(partitions): Release, _: &mut Self::Context) -> Self::Result {
+        let partitions = partitions.unwrap_or_else(|| self.consumers.keys().copied().collect());
+        let released: Vec<_> = partitions.iter().filter_map(|p| self.consumers.remove(p).map(|c| (*p, c))).collect();
+        Box::pin(async move {
+            let drains = released.into_iter().map(|(partition, consumer)| async move {
+                let Some(addr) = consumer.addr() else {
+                    warn!(partition = partition.0, "an uplinks partition was being started anew when it was released");
+                    consumer.release();
+                    return false;
+                };
+                let is_clean = deliver_to(&addr, Drain).await.unwrap_or(false);
+                consumer.release();
+                is_clean
+            });
+            join_all(drains).await.into_iter().all(|is_clean| is_clean)
+        })
+    }
+}
+
+impl Handler<Changed> for PartitionHost {
+    type Result = ();
+
+    fn handle(&mut self, changed: Changed, _: &mut Self::Context) {
+        for addr in self.consumers.values().filter_map(Supervised::addr) {
+            if offer_to(&addr, changed.clone()).is_err() {
+                warn!("a partition could not be told of changes, the periodic scan will");
+            }
+        }
+    }
+}
+
+impl Handler<ReloadAll> for PartitionHost {
+    type Result = ();
+
+    fn handle(&mut self, reload: ReloadAll, _: &mut Self::Context) {
+        for addr in self.consumers.values().filter_map(Supervised::addr) {
+            let _ = offer_to(&addr, reload);
+        }
+    }
+}
+
+impl Handler<Stop> for PartitionHost {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        ctx.stop();
+    }
+}
+
+/// Handle to the device stage; can be used from any thread.
+#[derive(Clone, Debug)]
+pub struct DeviceStage {
+    hosts: Arc<[Addr<PartitionHost>]>,
+}
+
+impl DeviceStage {
+    /// Starts the stage on these arbiters, with no partition yet.
+    pub fn start(config: DeviceStageConfig, ports: &DevicePorts, arbiters: &[ArbiterHandle]) -> Self {
+        assert!(!arbiters.is_empty(), "a stage needs an arbiter to run on");
+        let hosts = arbiters.iter().map(|arbiter| {
+            let ports = ports.clone();
+            PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
+                config,
+                ports,
+                consumers: HashMap::new(),
+            })
+        });
+        Self { hosts: hosts.collect() }
+    }
+
+    fn host_of(&self, partition: PartitionId) -> &Addr<PartitionHost> {
+        &self.hosts[partition.0 as usize % self.hosts.len()]
+    }
+
+    /// Begins to work on these partitions.
+    pub async fn assign(&self, partitions: &[PartitionId]) -> Result<(), Closed> {
+        for partition in partitions {
+            deliver_to(self.host_of(*partition), Assign(vec![*partition])).await?;
+        }
+        Ok(())
+    }
+
+    /// Finishes and gives up these partitions; `true` when nothing of them was left unfinished.
+    pub async fn revoke(&self, partitions: &[PartitionId]) -> bool {
+        let released = partitions.iter().map(|p| deliver_to(self.host_of(*p), Release(Some(vec![*p]))));
+        join_all(released).await.into_iter().all(|is_clean| is_clean.unwrap_or(false))
+    }
+
+    /// Tells all partitions what administration changed.
+    pub async fn changed(&self, changes: Arc<[ChangeEvent]>) {
+        join_all(self.hosts.iter().map(|host| deliver_to(host, Changed(Arc::clone(&changes))))).await;
+    }
+
+    /// Lets all partitions read every active device's configuration again.
+    pub async fn reload_all(&self) {
+        join_all(self.hosts.iter().map(|host| deliver_to(host, ReloadAll))).await;
+    }
+
+    /// Finishes everything within `deadline`, then ends; `true` when nothing was left.
+    pub async fn drain(&self, deadline: Duration) -> bool {
+        let released = join_all(self.hosts.iter().map(|host| deliver_to(host, Release(None))));
+        let is_clean = match tokio::time::timeout(deadline, released).await {
+            Ok(answers) => answers.into_iter().all(|is_clean| is_clean.unwrap_or(false)),
+            Err(_) => false,
+        };
+        join_all(self.hosts.iter().map(|host| deliver_to(host, Stop))).await;
+        is_clean
+    }
+}
