@@ -19,3 +19,6 @@ pub mod persist;
 pub mod reload;
 pub mod supervise;
 pub mod tail;
+
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;

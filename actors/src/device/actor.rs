@@ -42,8 +42,6 @@ pub struct DeviceContext {
     pub tail: Arc<TailHub>,
     /// Failed decodes for their owners' list; full means that a line is left out, and counted.
     pub failures: mpsc::Sender<DecodeFailure>,
-    /// Open uplinks of the partition at most: the bound of every mailbox here.
-    pub num_open_max: usize,
 }
 
 /// One active device.
@@ -258,10 +256,6 @@ fn lost() -> DecodeError {
 
 impl Actor for DeviceActor {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.shared.num_open_max + 16);
-    }
 }
 
 impl Handler<HandleUplink> for DeviceActor {

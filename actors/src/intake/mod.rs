@@ -5,6 +5,8 @@
 pub mod directory;
 pub mod gate;
 pub mod metrics;
+#[cfg(test)]
+mod tests;
 pub mod unknown;
 
 pub use directory::Directory;

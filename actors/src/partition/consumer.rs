@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
 use metrics::counter;
 use sluse_schema::id::DeviceId;
 use sluse_schema::partition::PartitionId;
@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 
 use super::config::{DevicePorts, DeviceStageConfig};
 use super::devices::Slot;
-use super::message::Drain;
+use super::message::{Abandon, Drain};
 use super::metrics::PAUSES;
 use super::offsets::Window;
 use super::take::{BACKOFF, Taken, take};
@@ -83,7 +83,6 @@ impl PartitionConsumer {
             decoder: Arc::clone(&ports.decoder),
             tail: Arc::clone(&ports.tail),
             failures,
-            num_open_max: config.limits.num_open_max,
         };
         Self {
             partition,
@@ -135,6 +134,9 @@ impl PartitionConsumer {
     /// Reads on if the window has room for it. At most one read is under way.
     pub(crate) fn fetch_when_room(&mut self, ctx: &mut Context<Self>) {
         if self.is_fetching || !self.is_taken || self.draining.is_some() {
+            return;
+        }
+        if self.replay_until.is_some_and(|until| self.window.next() >= until) {
             return;
         }
         let Some((num_records, num_bytes)) = self.window.room() else {
@@ -247,7 +249,6 @@ impl Actor for PartitionConsumer {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.set_mailbox_capacity(self.config.limits.num_open_max + 16);
         let (log, store, partition) = (Arc::clone(&self.ports.log), Arc::clone(&self.ports.store), self.partition);
         let taken = async move { take(log.as_ref(), store.as_ref(), partition).await };
         ctx.spawn(taken.into_actor(self).map(|taken, actor, ctx| actor.begin(taken, ctx)));
@@ -274,5 +275,14 @@ impl Handler<Drain> for PartitionConsumer {
         self.commit_when_due(ctx);
         self.settle_drain(ctx);
         Box::pin(async move { drained.await.unwrap_or(false) }.into_actor(self))
+    }
+}
+
+impl Handler<Abandon> for PartitionConsumer {
+    type Result = ();
+
+    fn handle(&mut self, _: Abandon, ctx: &mut Self::Context) {
+        self.slots.clear();
+        ctx.stop();
     }
 }

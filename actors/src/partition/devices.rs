@@ -30,6 +30,8 @@ use crate::supervise::{Exit, ExitGuard};
 
 /// After this many panics over one uplink it is handed on undecoded instead: one record must not stop its device for ever.
 const NUM_PANICS_MAX: u32 = 3;
+/// Room in a device's mailbox beside its open uplinks: configuration, merging, storing.
+const NUM_CONTROL_MESSAGES_MAX: usize = 16;
 /// Records read at once when a panicked device's recent past is looked up.
 const NUM_REPLAY_READ_MAX: usize = 2_000;
 
@@ -194,9 +196,15 @@ impl PartitionConsumer {
         let state = state.unwrap_or_else(|| DeviceState::new(device));
         let machine = DeviceMachine::new(state, Arc::clone(&self.shared.log), self.config.window);
         let done = Mailbox::of(&ctx.address(), "partition");
-        let actor = DeviceActor::new(machine, Arc::clone(&config), Arc::clone(&self.shared), done, guard);
+        let (shared, num_open_max) = (Arc::clone(&self.shared), self.config.limits.num_open_max);
+        let config_of_actor = Arc::clone(&config);
+        // The capacity is set here and not in `started`: messages come before the actor runs for the first time.
+        let addr = DeviceActor::create(move |ctx| {
+            ctx.set_mailbox_capacity(num_open_max + NUM_CONTROL_MESSAGES_MAX);
+            DeviceActor::new(machine, config_of_actor, shared, done, guard)
+        });
         let active = ActiveDevice {
-            addr: actor.start(),
+            addr,
             config,
             incarnation,
             num_open: 0,

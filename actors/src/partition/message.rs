@@ -32,3 +32,8 @@ pub struct ReloadAll;
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "bool")]
 pub struct Drain;
+
+/// Drop the partition with its devices, at once: it is drained, or not ours any more. What is open is read again by its next owner.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+pub struct Abandon;

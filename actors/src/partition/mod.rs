@@ -13,6 +13,8 @@ pub mod offsets;
 pub mod stage;
 pub mod steps;
 pub mod take;
+#[cfg(test)]
+mod tests;
 
 pub use config::{DevicePorts, DeviceStageConfig};
 pub use stage::DeviceStage;

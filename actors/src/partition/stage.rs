@@ -15,7 +15,7 @@ use tracing::warn;
 
 use super::config::{DevicePorts, DeviceStageConfig};
 use super::consumer::PartitionConsumer;
-use super::message::{Changed, Drain, ReloadAll};
+use super::message::{Abandon, Changed, Drain, ReloadAll};
 use crate::mailbox::{Closed, deliver_to, offer_to};
 use crate::supervise::{Supervised, supervise};
 
@@ -51,7 +51,12 @@ impl Handler<Assign> for PartitionHost {
             let (config, ports) = (self.config, self.ports.clone());
             self.consumers.entry(partition).or_insert_with(|| {
                 supervise("partition", format!("uplinks/{partition}"), move |guard| {
-                    PartitionConsumer::new(partition, config, ports.clone(), guard).start()
+                    let ports = ports.clone();
+                    PartitionConsumer::create(move |ctx| {
+                        // Every device's actor may report all that is open.
+                        ctx.set_mailbox_capacity(config.limits.num_open_max + 16);
+                        PartitionConsumer::new(partition, config, ports, guard)
+                    })
                 })
             });
         }
@@ -73,6 +78,7 @@ impl Handler<Release> for PartitionHost {
                 };
                 let is_clean = deliver_to(&addr, Drain).await.unwrap_or(false);
                 consumer.release();
+                let _ = deliver_to(&addr, Abandon).await;
                 is_clean
             });
             join_all(drains).await.into_iter().all(|is_clean| is_clean)
@@ -106,6 +112,13 @@ impl Handler<Stop> for PartitionHost {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        for (_, consumer) in self.consumers.drain() {
+            let addr = consumer.addr();
+            consumer.release();
+            if let Some(addr) = addr {
+                let _ = offer_to(&addr, Abandon);
+            }
+        }
         ctx.stop();
     }
 }
@@ -166,7 +179,12 @@ impl DeviceStage {
             Ok(answers) => answers.into_iter().all(|is_clean| is_clean.unwrap_or(false)),
             Err(_) => false,
         };
-        join_all(self.hosts.iter().map(|host| deliver_to(host, Stop))).await;
+        self.abandon().await;
         is_clean
+    }
+
+    /// Drops everything at once. What is open is read again by the next owner.
+    pub async fn abandon(&self) {
+        join_all(self.hosts.iter().map(|host| deliver_to(host, Stop))).await;
     }
 }

@@ -1,0 +1,7 @@
+//! In-memory ports of the data path, for tests and benchmarks (feature `testing`). The log is `sluse_schema::testing::MemoryLog`.
+
+pub mod decoder;
+pub mod device_store;
+
+pub use decoder::FnDecoder;
+pub use device_store::MemoryDeviceStore;
