@@ -1,0 +1,19 @@
+# syntax=docker/dockerfile:1
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
+    cargo build --release --locked -p sluse-engine && cp target/release/sluse /usr/local/bin/sluse
+
+# No PostgreSQL in here: set DATABASE_URL. (`sluse` without it needs the postgresql package beside it.)
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+    && useradd --system --uid 10001 --home-dir /var/lib/sluse --create-home sluse
+COPY --from=build /usr/local/bin/sluse /usr/local/bin/sluse
+USER 10001
+VOLUME /var/lib/sluse
+ENV SLUSE_DATA_DIR=/var/lib/sluse SLUSE_HTTP_LISTEN=0.0.0.0:3000
+EXPOSE 3000
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/sluse"]
+CMD ["serve"]

@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# Sourced by ./run, ./test and .ci/run: installs what is missing on Debian and its relatives, and nothing that is there.
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        echo "need root to run: $*" >&2
+        return 1
+    fi
+}
+
+# Installs Debian packages; refreshes the lists first when they are empty or too old to find them.
+install_packages() {
+    if ! command -v apt-get >/dev/null; then
+        echo "please install the equivalents of these Debian packages, then start again: $*" >&2
+        return 1
+    fi
+    echo "installing $*" >&2
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends)
+    as_root "${install[@]}" "$@" >&2 || {
+        as_root apt-get update >&2
+        as_root "${install[@]}" "$@" >&2
+    }
+}
+
+has_program() {
+    command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -x "/usr/local/sbin/$1" ]
+}
+
+has_postgres() {
+    command -v postgres >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
+}
+
+need_build_tools() {
+    local missing=()
+    command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+    if [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ] && ! command -v cargo >/dev/null; then
+        # shellcheck disable=SC1091
+        . "${CARGO_HOME:-$HOME/.cargo}/env"
+    fi
+    local has_cargo=yes
+    command -v cargo >/dev/null || has_cargo=no
+    if [ "$has_cargo" = no ]; then
+        command -v curl >/dev/null || missing+=(curl ca-certificates)
+    fi
+    if [ "${#missing[@]}" -gt 0 ]; then
+        install_packages "${missing[@]}"
+    fi
+    if [ "$has_cargo" = no ]; then
+        # rust-toolchain.toml names the version; rustup fetches it at the first call of cargo.
+        curl --proto '=https' --tlsv1.2 -fsSL https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain none >&2
+        # shellcheck disable=SC1091
+        . "${CARGO_HOME:-$HOME/.cargo}/env"
+    fi
+}
+
+# Installing the servers' packages starts them on Debian: not here, where Sluse starts its own.
+need_servers() {
+    local missing=()
+    has_program mosquitto || missing+=(mosquitto)
+    has_postgres || missing+=(postgresql)
+    if [ "${#missing[@]}" -gt 0 ]; then
+        if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
+            as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d'
+            local status=0
+            install_packages "${missing[@]}" || status=$?
+            as_root rm -f /usr/sbin/policy-rc.d
+            return "$status"
+        fi
+        install_packages "${missing[@]}"
+    fi
+}
