@@ -1,10 +1,8 @@
 //! A run from beginning to end: broker and engine up, the stage set through the API, the load on, faults as the scenario says,
 //! everything drained, the verdict. Reads top to bottom in [`run`].
 
-use std::fs;
 use std::io::{IsTerminal as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -23,9 +21,10 @@ use crate::cli::Cli;
 use crate::clock::RunClock;
 use crate::drive_http::{HttpDriver, HttpFigures};
 use crate::drive_mqtt::{MqttDriver, Outgoing, wait_for_subscriber};
-use crate::engine_process::{Broker, Engine, EngineOptions, free_port, port_or_free};
+use crate::engine_process::{Broker, Engine, EngineOptions};
 use crate::fleet::Fleet;
 use crate::generator::{Extras, Generator};
+use crate::home::{Files, Login, pick_port};
 use crate::meter::{Meter, Usages};
 use crate::oracle::{DutyFigures, DutyId, Oracle};
 use crate::receivers::{Ledger, Receiver};
@@ -37,7 +36,6 @@ use crate::verdict::TargetEnd;
 const COUNTERS_WITHIN: Duration = Duration::from_secs(15);
 /// How long after a Ctrl-C is waited for what is on its way.
 const DRAIN_AFTER_STOP: Duration = Duration::from_secs(10);
-const ADMIN_EMAIL: &str = "admin@sluse.local";
 
 /// Runs what the command line asks for; the report says what became of it.
 pub async fn run(cli: &Cli) -> anyhow::Result<Report> {
@@ -86,53 +84,6 @@ fn welcome(base_url: &str, mqtt_port: u16, login: &Login, dir: &Path) -> String 
         login.password,
         dir.display()
     )
-}
-
-/// Where this run keeps its files; a temporary directory goes at the end.
-struct Files {
-    dir: PathBuf,
-    _temporary: Option<tempfile::TempDir>,
-}
-
-impl Files {
-    fn prepare(cli: &Cli) -> anyhow::Result<Self> {
-        if cli.json && cli.data_dir.is_none() {
-            let temporary = tempfile::Builder::new().prefix("sluse-loadtest-").tempdir()?;
-            // The private PostgreSQL runs as another user when we are root: it must be able to pass through.
-            fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755))?;
-            return Ok(Self { dir: temporary.path().to_owned(), _temporary: Some(temporary) });
-        }
-        let dir = cli.data_dir.clone().unwrap_or_else(|| PathBuf::from("data"));
-        fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(Self { dir: dir.canonicalize()?, _temporary: None })
-    }
-}
-
-/// A run by itself takes any free port; one that people watch takes the usual one where it can.
-fn pick_port(cli: &Cli, usual: u16) -> anyhow::Result<u16> {
-    if cli.json { free_port() } else { port_or_free(usual) }
-}
-
-/// The demo's administrator; kept with the data, because the engine makes one only at its first start.
-struct Login {
-    email: String,
-    password: String,
-}
-
-impl Login {
-    fn load_or_make(dir: &Path) -> anyhow::Result<Self> {
-        let path = dir.join("demo-password");
-        let email = ADMIN_EMAIL.to_owned();
-        if let Ok(password) = fs::read_to_string(&path) {
-            return Ok(Self { email, password: password.trim().to_owned() });
-        }
-        let letters = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
-        let mut rng = rand::rng();
-        let password: String = (0..16).map(|_| char::from(letters[rng.random_range(0..letters.len())])).collect();
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        writeln!(file, "{password}")?;
-        Ok(Self { email, password })
-    }
 }
 
 /// Everything that stands while the load is on.
@@ -520,12 +471,15 @@ impl Watch {
     }
 }
 
+/// Duties of a target: decoded, raw.
+type Duties = (Option<DutyId>, Option<DutyId>);
+
 /// The oracle's books, and the duties of every target (decoded, raw).
-fn books(scenario: &Scenario, fleet: &Fleet) -> (Arc<Oracle>, Vec<(Option<DutyId>, Option<DutyId>)>) {
+fn books(scenario: &Scenario, fleet: &Fleet) -> (Arc<Oracle>, Vec<Duties>) {
     let mut num_duties = 0_u8;
-    let mut duties = Vec::new();
+    let mut duties: Vec<Duties> = Vec::new();
     for target in &scenario.targets {
-        let mut ids = (None, None);
+        let mut ids: Duties = (None, None);
         for is_raw in target.forms() {
             let slot = if *is_raw { &mut ids.1 } else { &mut ids.0 };
             *slot = Some(DutyId(num_duties));

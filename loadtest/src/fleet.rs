@@ -13,7 +13,7 @@ use crate::payloads::Model;
 use crate::scenario::Load;
 
 /// Locally administered prefix of all simulated devEUIs.
-const EUI_PREFIX: u64 = 0x0a51_5e;
+const EUI_PREFIX: u64 = 0x000a_515e;
 
 /// The devices of one run.
 #[derive(Clone, Copy, Debug)]

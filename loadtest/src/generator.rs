@@ -103,7 +103,7 @@ impl Generator {
         let model = self.fleet.model(device);
         let sender = Sender { dev_eui: self.fleet.dev_eui(device), index: device, profile: model.name() };
         let uplink = self.oracle.send(device, self.clock.now_us());
-        if uplink.seq == 0 && device % JOINS_ONE_IN == 0 {
+        if uplink.seq == 0 && device.is_multiple_of(JOINS_ONE_IN) {
             let mut event = Vec::with_capacity(640);
             writer.join(&sender, self.clock.unix_ns(), rng, &mut event);
             self.publish_other(lane, &sender, "join", event).await;

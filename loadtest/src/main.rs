@@ -17,6 +17,7 @@ mod drive_mqtt;
 mod engine_process;
 mod fleet;
 mod generator;
+mod home;
 mod meter;
 mod oracle;
 mod payloads;

@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn every_broken_promise_is_named() {
-        let broken: [(&str, fn(&mut TargetEnd)); 8] = [
+        type Breaks = fn(&mut TargetEnd);
+        let broken: [(&str, Breaks); 8] = [
             ("missing", |t| t.figures.num_open = 1),
             ("out of order", |t| t.figures.num_out_of_order = 1),
             ("nobody sent", |t| t.figures.num_unexpected = 1),
