@@ -36,6 +36,9 @@ log_type error
 log_type warning
 ";
 
+/// Settings of Sluse whose names do not begin with `SLUSE_`.
+const SETTINGS: [&str; 5] = ["DATABASE_URL", "KAFKA_BROKERS", "REDIS_URL", "CHIRPSTACK_MQTT_URL", "FRONTEND_BASEURL"];
+
 /// A port that nobody listens on right now.
 pub fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
@@ -152,9 +155,19 @@ impl Engine {
     }
 
     fn spawn(options: &EngineOptions) -> anyhow::Result<Child> {
-        Command::new(&options.program)
+        let data_dir = options.data_dir.canonicalize()?;
+        let mut command = Command::new(&options.program);
+        // Embedded defaults: neither a `sluse.toml` nor settings of whoever runs this may change what is measured.
+        for (name, _) in std::env::vars_os() {
+            let is_setting = name.to_str().is_some_and(|n| n.starts_with("SLUSE_") || SETTINGS.contains(&n));
+            if is_setting {
+                command.env_remove(name);
+            }
+        }
+        command
             .arg("serve")
-            .env("SLUSE_DATA_DIR", options.data_dir.canonicalize()?)
+            .current_dir(&data_dir)
+            .env("SLUSE_DATA_DIR", &data_dir)
             .env("SLUSE_HTTP_LISTEN", format!("127.0.0.1:{}", options.http_port))
             .env("CHIRPSTACK_MQTT_URL", format!("mqtt://127.0.0.1:{}", options.mqtt_port))
             .env("SLUSE_ALLOW_PRIVATE_TARGETS", "127.0.0.0/8")
