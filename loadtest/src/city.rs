@@ -181,6 +181,7 @@ impl City {
         };
         let mut watch = Watch::new(cli, scenario, self.engine.lock().await.options().data_dir.as_path());
         let before = watch.meter.read(self.pid(), broker.pid());
+        watch.engine_cpu_seconds = before.engine.cpu_seconds;
         self.clock.begin_load();
         let sending = tokio::spawn(generator.run());
         let faults = self.start_faults(scenario.faults.clone(), Arc::clone(&stop));
@@ -253,9 +254,11 @@ impl City {
             Ok(states) => Some(states),
             Err(error) => {
                 tracing::debug!(%error, "cannot read the targets' states");
-                // After a restart the token may be another's; the next look tells.
+                // Tokens end; the next look uses the new one.
                 let (base, email, password) = &self.login;
-                if let Ok(api) = AdminApi::log_in(base, email, password).await {
+                if error.to_string().contains("answered 401")
+                    && let Ok(api) = AdminApi::log_in(base, email, password).await
+                {
                     self.api = api;
                 }
                 None
