@@ -1,11 +1,11 @@
 //! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
 
-pub mod send;
-pub mod source;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
 pub mod engine;
 pub mod metrics;
+pub mod send;
 pub mod shutdown;
+pub mod source;
 pub mod store;

@@ -38,7 +38,13 @@ impl From<WorkError> for StoreError {
 
 /// Whether PostgreSQL refused the data itself.
 pub fn is_refused(error: &tokio_postgres::Error) -> bool {
-    error.code().is_some_and(|code| matches!(code.code().get(..2), Some("22" | "23" | "54")))
+    match error.code() {
+        Some(code) => matches!(code.code().get(..2), Some("22" | "23" | "54")),
+        // What cannot be sent as the type of its column never reaches the server.
+        None => {
+            !error.is_closed() && std::error::Error::source(error).is_some_and(|source| !source.is::<std::io::Error>())
+        }
+    }
 }
 
 /// The port's error for this one. A server's message may quote data of a row; the code and the message's first part suffice.

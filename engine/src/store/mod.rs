@@ -11,8 +11,18 @@ pub mod pool;
 pub mod private_postgres;
 pub mod tls;
 
+mod call;
 mod changes;
+mod convert;
+mod cursor_rows;
+mod cursors;
+mod devices;
+mod failures;
+mod gateways;
+mod housekeeping;
+mod metadata;
 mod scripts;
+mod states;
 mod targets;
 
 pub use cipher::{Cipher, CipherError};
