@@ -4,6 +4,7 @@ pub mod cli;
 pub mod config;
 pub mod data_dir;
 pub mod engine;
+pub mod log;
 pub mod metrics;
 pub mod send;
 pub mod shutdown;

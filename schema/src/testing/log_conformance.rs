@@ -37,7 +37,7 @@ pub trait LogMaker: Send + Sync {
     /// What it makes.
     type Fixture: LogFixture;
 
-    /// A new log with so many partitions in each topic.
+    /// A new log with so many partitions in each topic, that keeps records from 1970.
     async fn make(&self, num_partitions: u32) -> Self::Fixture;
 }
 
