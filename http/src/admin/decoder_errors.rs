@@ -1,0 +1,61 @@
+//! Decodes that failed, with the payload that could not be decoded. Sluse's own addition.
+//!
+//! `GET /payload-decoder/:id/errors` and `GET /iot-device/:id/decoder-errors`, both `{data, count}`, newest first. Shown are only
+//! errors of devices that the caller may read: a decoder is shared between organisations, what goes through it is not.
+
+use actix_web::web;
+use serde_json::{Value, json};
+use sluse_schema::id::{DecoderId, DeviceId};
+use sluse_schema::permission::Visible;
+use sluse_schema::policy::Resource;
+use sluse_schema::port::admin::inspect::{DecoderErrorFilter, DecoderErrorLine};
+
+use super::access::InApplication;
+use super::view;
+use crate::authz::{Caller, Reader};
+use crate::context::AppState;
+use crate::error::ApiResult;
+use crate::json::{PathId, listed};
+use crate::page::Query;
+
+type State = web::Data<AppState>;
+
+/// Routes of this resource.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/payload-decoder/{id}/errors", web::get().to(of_decoder))
+        .route("/iot-device/{id}/decoder-errors", web::get().to(of_device));
+}
+
+fn line(error: &DecoderErrorLine) -> Value {
+    json!({
+        "id": error.id,
+        "createdAt": view::instant(error.failed_at),
+        "updatedAt": view::instant(error.failed_at),
+        "payloadDecoder": {"id": error.decoder, "name": error.decoder_name},
+        "iotDevice": {"id": error.device, "name": error.device_name},
+        "kind": error.kind,
+        "message": error.message,
+        // A sample may have been cut, so it is text and not JSON.
+        "sample": String::from_utf8_lossy(&error.sample),
+        "numFailures": error.num_failures,
+    })
+}
+
+async fn answer(state: &AppState, filter: DecoderErrorFilter, visible: &Visible, query: &Query) -> ApiResult {
+    let found = state.admin().decoder_errors(filter, visible, &query.page()?).await?;
+    Ok(listed(found.rows.iter().map(line).collect(), found.num_all))
+}
+
+async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Query) -> ApiResult {
+    caller.read(Resource::Shared)?;
+    let row = state.admin().decoder(DecoderId(id.0)).await?;
+    let visible = caller.principal.visible_applications();
+    answer(&state, DecoderErrorFilter::OfDecoder(row.id), &visible, &query).await
+}
+
+async fn of_device(caller: Caller<Reader>, state: State, id: PathId, query: Query) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    caller.read(row.resource())?;
+    let visible = caller.principal.visible_applications();
+    answer(&state, DecoderErrorFilter::OfDevice(row.id), &visible, &query).await
+}

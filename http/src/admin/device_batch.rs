@@ -1,0 +1,117 @@
+//! Many devices at once: `createMany` and `updateMany`. Each device stands for itself: what is wrong with one is said beside it.
+//! Limits: 50 devices per call.
+
+use actix_web::web;
+use serde_json::{Value, json};
+use sluse_schema::id::DeviceId;
+use sluse_schema::port::admin::device::DeviceRow;
+
+use super::access::{InApplication, may_write};
+use super::device_input::{self, DeviceInput};
+use super::devices::{create_one, shown, update_one};
+use crate::authz::{Caller, Reader};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult, code};
+use crate::json::{JsonBody, created};
+use crate::validate::{FieldError, Form, as_int};
+
+const NUM_DEVICES_MAX: usize = 50;
+
+/// The items of `data`, once their number is right.
+fn items<'a>(form: &mut Form<'a>) -> &'a [Value] {
+    let items = form.get("data").and_then(Value::as_array);
+    match items {
+        None => form.fail("data", "isArray", "data must be an array"),
+        Some(items) if items.is_empty() => form.fail("data", "arrayNotEmpty", "data should not be empty"),
+        Some(items) if items.len() > NUM_DEVICES_MAX => {
+            form.fail("data", "arrayMaxSize", format!("data must contain no more than {NUM_DEVICES_MAX} elements"));
+        }
+        Some(items) => return items,
+    }
+    &[]
+}
+
+/// Checks every item; errors name the place of theirs.
+fn read_all<'a>(
+    form: &mut Form<'a>,
+    needs_id: bool,
+    stored: impl Fn(&Value) -> Option<&'a DeviceRow>,
+) -> Vec<(&'a Value, Option<DeviceInput>)> {
+    let mut errors = Vec::new();
+    let mut read = Vec::new();
+    for (at, item) in items(form).iter().enumerate() {
+        let mut inner = Form::of(item);
+        if needs_id {
+            inner.id("id", Some(1));
+        }
+        let input = device_input::read(&mut inner, stored(item).map(|row| &row.fields));
+        let wrong = inner.into_errors();
+        if !wrong.is_empty() {
+            errors.push(FieldError::new(&at.to_string(), Some(item.clone())).with_children(wrong));
+        }
+        read.push((item, input));
+    }
+    form.fail_inside("data", errors);
+    read
+}
+
+fn result(item: &Value, outcome: ApiResult<Value>) -> ApiResult<Value> {
+    let about = json!({"name": item.get("name"), "applicationId": item.get("applicationId")});
+    match outcome {
+        Ok(data) => Ok(json!({"data": data, "idMetadata": about})),
+        // Only what is wrong with this one device is said beside it.
+        Err(error) if error.status().as_u16() == 400 || error.status().as_u16() == 404 => {
+            Ok(json!({"idMetadata": about, "error": {"message": error.body()["message"]}}))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
+    let admin = state.admin();
+    let mut form = Form::of(&body.0);
+    let read = read_all(&mut form, false, |_| None);
+    form.finish()?;
+    let mut results = Vec::with_capacity(read.len());
+    for (item, input) in read {
+        let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
+        let outcome = match create_one(&caller, admin, input).await {
+            Ok(row) => shown(admin, &row, true).await,
+            Err(error) => Err(error),
+        };
+        results.push(result(item, outcome)?);
+    }
+    Ok(created(Value::Array(results)))
+}
+
+pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
+    let admin = state.admin();
+    let mut form = Form::of(&body.0);
+    let id_of = |item: &Value| item.get("id").and_then(as_int).map(DeviceId);
+    let ids: Vec<DeviceId> = items(&mut form).iter().filter_map(id_of).collect();
+    let stored = admin.devices_by_id(&ids).await?;
+    let find = |item: &Value| stored.iter().find(|row| Some(row.id) == id_of(item));
+    let mut form = Form::of(&body.0);
+    let known = |item: &Value| find(item).filter(|row| may_write(&caller.principal, row.resource()));
+    let read = read_all(&mut form, true, known);
+    form.finish()?;
+    let (mut results, mut unknown) = (Vec::with_capacity(read.len()), Vec::new());
+    for (item, input) in read {
+        let Some(row) = find(item) else {
+            unknown.push(result(item, Err(ApiError::unknown_id()))?);
+            continue;
+        };
+        let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
+        let hide = input.clone();
+        let outcome = match update_one(&caller, admin, row, input).await {
+            Ok(row) => shown(admin, &row, true).await.map(|mut answer| {
+                hide.hide_unsent(&mut answer);
+                answer
+            }),
+            Err(error) => Err(error),
+        };
+        results.push(result(item, outcome)?);
+    }
+    results.append(&mut unknown);
+    Ok(created(Value::Array(results)))
+}

@@ -1,0 +1,128 @@
+//! An application's devices as a CSV file, in the columns of the web client's import. Cells are quoted (RFC 4180); texts that a
+//! spreadsheet would run as a formula get an apostrophe; secrets are masked.
+//! Limits: 100 000 devices.
+
+use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use actix_web::{HttpResponse, web};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use sluse_schema::id::ApplicationId;
+use sluse_schema::port::admin::device::{DeviceRow, DeviceType};
+
+use super::access::{self, may_write};
+use super::device_shape::{MQTT_KEY, MQTT_PASSWORD, OTAA_KEY};
+use super::mask::MASK;
+use crate::authz::{Caller, Reader};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult};
+use crate::json::PathId;
+
+const NUM_DEVICES_MAX: i64 = 100_000;
+
+const HEADER: &str = "name,id,type,latitude,longitude,commentOnLocation,comment,deviceModelId,apiKey,mqttURL,mqttPort,\
+                      mqtttopicname,authenticationType,mqttusername,mqttpassword,caCertificate,deviceCertificate,\
+                      deviceCertificateKey,devEUI,deviceProfileID,skipFCntCheck,activationType,OTAAapplicationKey\n";
+
+pub(super) async fn read(caller: Caller<Reader>, state: web::Data<AppState>, id: PathId) -> ApiResult {
+    let application = ApplicationId(id.0);
+    let resource = access::application(state.admin(), application).await?.ok_or_else(ApiError::unknown_id)?;
+    caller.read(resource.clone())?;
+    let may_change = may_write(&caller.principal, resource);
+    let rows = state.admin().all_devices_of(application, NUM_DEVICES_MAX).await?;
+    let mut csv = String::with_capacity(HEADER.len() + rows.len() * 128);
+    csv.push_str(HEADER);
+    for row in &rows {
+        push_row(&mut csv, row, may_change);
+    }
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/octet-stream"))
+        .insert_header((CONTENT_DISPOSITION, "attachment; filename=\"devices.csv\""))
+        .body(csv))
+}
+
+fn push_row(csv: &mut String, row: &DeviceRow, may_change: bool) {
+    let fields = &row.fields;
+    let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
+    let setting = |name: &str| match fields.settings.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => String::new(),
+        Some(other) => other.to_string(),
+    };
+    let certificate = |name: &str| {
+        let pem = setting(name);
+        if pem.is_empty() { pem } else { STANDARD.encode(pem) }
+    };
+    let secret = |name: &str| if fields.secrets.contains_key(name) { MASK.to_owned() } else { String::new() };
+    let is_lorawan = fields.kind == DeviceType::Lorawan;
+    let of_lorawan = |name: &str| if is_lorawan { setting(name) } else { String::new() };
+    let api_key = match &fields.api_key {
+        Some(key) if may_change => key.reveal().to_owned(),
+        Some(_) => MASK.to_owned(),
+        None => String::new(),
+    };
+    let cells = [
+        text(&fields.name),
+        row.id.to_string(),
+        fields.kind.as_str().to_owned(),
+        number(fields.latitude),
+        number(fields.longitude),
+        text(fields.comment_on_location.as_deref().unwrap_or("")),
+        text(fields.comment.as_deref().unwrap_or("")),
+        fields.device_model.map(|id| id.to_string()).unwrap_or_default(),
+        api_key,
+        text(&setting("mqttURL")),
+        setting("mqttPort"),
+        text(&setting("mqtttopicname")),
+        setting("authenticationType"),
+        text(&setting("mqttusername")),
+        secret(MQTT_PASSWORD),
+        certificate("caCertificate"),
+        certificate("deviceCertificate"),
+        secret(MQTT_KEY),
+        fields.dev_eui.map(|eui| eui.to_string()).unwrap_or_default(),
+        of_lorawan("deviceProfileID"),
+        of_lorawan("skipFCntCheck"),
+        of_lorawan("activationType"),
+        secret(OTAA_KEY),
+    ];
+    for (at, cell) in cells.iter().enumerate() {
+        if at > 0 {
+            csv.push(',');
+        }
+        push_cell(csv, cell);
+    }
+    csv.push('\n');
+}
+
+/// A text that came from people, so that a spreadsheet does not run it.
+fn text(text: &str) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+}
+
+fn push_cell(csv: &mut String, cell: &str) {
+    if !cell.contains([',', '"', '\n', '\r']) {
+        csv.push_str(cell);
+        return;
+    }
+    csv.push('"');
+    csv.push_str(&cell.replace('"', "\"\""));
+    csv.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_that_would_break_the_row_are_quoted_and_formulas_defused() {
+        let mut csv = String::new();
+        for cell in ["plain", "a,b", "say \"x\"", "two\nlines"] {
+            push_cell(&mut csv, cell);
+            csv.push('|');
+        }
+        assert_eq!(csv, "plain|\"a,b\"|\"say \"\"x\"\"\"|\"two\nlines\"|");
+        assert_eq!(text("=HYPERLINK(1)"), "'=HYPERLINK(1)");
+        assert_eq!(text("Room 1"), "Room 1");
+    }
+}

@@ -1,0 +1,399 @@
+//! What a client says of a device, checked in the reference's words, and what becomes of a stored device by it. Pure.
+//!
+//! On a change, texts that are not sent stay, a place that is not sent goes, and secrets follow [`super::mask`]. Where the
+//! reference asks for what only its network server needs (`deviceProfileID`, `activationType`), Sluse takes a device without.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+use sluse_schema::id::{ApplicationId, DevEui};
+use sluse_schema::port::admin::device::{DeviceFields, DeviceType};
+use sluse_schema::secret::Secret;
+
+use super::device_shape::{APPLICATION_SESSION_KEY, MQTT_KEY, MQTT_PASSWORD, NETWORK_SESSION_KEY, OTAA_KEY, SIGFOX_PAC};
+use super::mask::{means_keep, merged};
+use crate::error::code;
+use crate::validate::{FieldError, Form, Rule};
+
+/// A device as a body describes it.
+#[derive(Clone, Debug)]
+pub struct DeviceInput {
+    pub application: ApplicationId,
+    pub kind: DeviceType,
+    fields: DeviceFields,
+    /// Names of top-level fields that the body holds, `null` included.
+    has: Vec<&'static str>,
+}
+
+const TEXTS: [&str; 4] = ["commentOnLocation", "comment", "metadata", "deviceModelId"];
+
+/// Reads a body; what is wrong is noted in `form`. `stored` is the device that is changed.
+pub fn read(form: &mut Form<'_>, stored: Option<&DeviceFields>) -> Option<DeviceInput> {
+    let name = form.text("name", &[Rule::Min(1), Rule::Max(50)]);
+    let kind = form.one_of("type", &DeviceType::ALL.map(DeviceType::as_str));
+    let application = ApplicationId(form.id("applicationId", Some(1)));
+    let longitude = form.number_opt("longitude", Some(-180.0), Some(180.0));
+    let latitude = form.number_opt("latitude", Some(-90.0), Some(90.0));
+    let comment_on_location = form.text_opt("commentOnLocation", &[Rule::Max(1024)]);
+    let comment = form.text_opt("comment", &[Rule::Max(1024)]);
+    let metadata = read_metadata(form);
+    let device_model = form.int_opt("deviceModelId", None, None);
+    let kind = DeviceType::of_str(&kind)?;
+    // Secrets of a device of another type say nothing about this one.
+    let stored = stored.filter(|fields| fields.kind == kind);
+    let mut fields = DeviceFields {
+        application,
+        device_model,
+        kind,
+        name,
+        // Half a place is none.
+        longitude: longitude.and(latitude).and(longitude),
+        latitude: longitude.and(latitude),
+        comment_on_location,
+        comment,
+        metadata,
+        dev_eui: None,
+        api_key: None,
+        settings: Map::new(),
+        secrets: BTreeMap::new(),
+    };
+    let name = match kind {
+        DeviceType::GenericHttp => None,
+        DeviceType::Lorawan => Some("lorawanSettings"),
+        DeviceType::Sigfox => Some("sigfoxSettings"),
+        DeviceType::MqttInternalBroker => Some("mqttInternalBrokerSettings"),
+        DeviceType::MqttExternalBroker => Some("mqttExternalBrokerSettings"),
+    };
+    if let Some(name) = name {
+        match form.get(name) {
+            Some(nested) if nested.is_object() => {
+                let errors = read_settings(nested, stored, &mut fields);
+                form.fail_inside(name, errors);
+            }
+            Some(_) => {
+                let text = format!("nested property {name} must be either object or array");
+                form.fail(name, "nestedValidation", text);
+            }
+            None => form.fail(name, "isDefined", format!("{name} should not be null or undefined")),
+        }
+    }
+    let has = TEXTS.into_iter().filter(|name| form.has(name)).collect();
+    Some(DeviceInput { application, kind, fields, has })
+}
+
+fn read_metadata(form: &mut Form<'_>) -> Option<String> {
+    let value = form.get("metadata")?;
+    let entries = value.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
+    let problem = match entries.as_ref().and_then(Value::as_object) {
+        None => Some("metadata must be a valid list of metadata keys and values"),
+        Some(map) if map.keys().any(|key| key.trim().is_empty()) => Some(code::INVALID_KEY_IN_KEY_VALUE_PAIR),
+        Some(map) if map.values().any(|v| v.as_str().is_none_or(|text| text.trim().is_empty())) => {
+            Some(code::INVALID_VALUE_IN_KEY_VALUE_PAIR)
+        }
+        Some(_) => None,
+    };
+    if let Some(text) = problem {
+        form.fail("metadata", "isMetadataJson", text);
+    }
+    value.as_str().map(str::to_owned)
+}
+
+/// Reads the settings of the device's type into `fields`.
+fn read_settings(nested: &Value, stored: Option<&DeviceFields>, fields: &mut DeviceFields) -> Vec<FieldError> {
+    let mut form = Form::of(nested);
+    let mut settings = Settings { nested, stored, fields };
+    match settings.fields.kind {
+        DeviceType::GenericHttp => {}
+        DeviceType::Lorawan => settings.lorawan(&mut form),
+        DeviceType::Sigfox => settings.sigfox(&mut form),
+        DeviceType::MqttInternalBroker => settings.internal_broker(&mut form),
+        DeviceType::MqttExternalBroker => settings.external_broker(&mut form),
+    }
+    form.into_errors()
+}
+
+struct Settings<'a> {
+    nested: &'a Value,
+    stored: Option<&'a DeviceFields>,
+    fields: &'a mut DeviceFields,
+}
+
+impl Settings<'_> {
+    fn keep(&mut self, name: &str, value: impl Into<Value>) {
+        self.fields.settings.insert(name.to_owned(), value.into());
+    }
+
+    fn stored_secret(&self, name: &str) -> Option<&Secret> {
+        self.stored.and_then(|fields| fields.secrets.get(name))
+    }
+
+    /// A secret that must be there after the write; `check` looks at what was sent.
+    fn secret(&mut self, form: &mut Form<'_>, name: &str, check: impl FnOnce(&mut Form<'_>)) {
+        let sent = self.nested.get(name);
+        let is_kept = means_keep(sent) && self.stored_secret(name).is_some();
+        if !is_kept {
+            check(form);
+        }
+        self.secret_opt(name);
+    }
+
+    fn secret_opt(&mut self, name: &str) {
+        // A mask without anything behind it is no secret: `merged` makes nothing of it.
+        if let Some(secret) = merged(self.nested.get(name), self.stored_secret(name)) {
+            self.fields.secrets.insert(name.to_owned(), secret);
+        }
+    }
+
+    fn lorawan(&mut self, form: &mut Form<'_>) {
+        let typed = hex(form, "devEUI", 16);
+        self.fields.dev_eui = typed.parse::<DevEui>().ok();
+        self.keep("deviceEUI", typed);
+        if let Some(profile) = form.text_opt("deviceProfileID", &[Rule::Uuid]) {
+            self.keep("deviceProfileID", profile);
+        }
+        let is_disabled = form.boolean_opt("isDisabled").unwrap_or(false);
+        let skips_check = form.boolean_opt("skipFCntCheck").unwrap_or(false);
+        self.keep("isDisabled", is_disabled);
+        self.keep("skipFCntCheck", skips_check);
+        let activation =
+            form.one_of_opt("activationType", &["NONE", "OTAA", "ABP"]).unwrap_or_else(|| "NONE".to_owned());
+        match activation.as_str() {
+            "OTAA" => self.secret(form, OTAA_KEY, |form| drop(hex(form, OTAA_KEY, 32))),
+            "ABP" => {
+                let address = hex(form, "devAddr", 8);
+                self.keep("devAddr", address);
+                for name in ["fCntUp", "nFCntDown"] {
+                    let count = form.int(name, Some(0), Some(i64::from(u32::MAX)));
+                    self.keep(name, count);
+                }
+                for name in [NETWORK_SESSION_KEY, APPLICATION_SESSION_KEY] {
+                    self.secret(form, name, |form| drop(hex(form, name, 32)));
+                }
+            }
+            _ => {}
+        }
+        self.keep("activationType", activation);
+    }
+
+    fn sigfox(&mut self, form: &mut Form<'_>) {
+        let device = form.text("deviceId", &[Rule::Hexadecimal, Rule::Max(8)]);
+        let group = form.id("groupId", None);
+        let connects = form.boolean_opt("connectToExistingDeviceInBackend").unwrap_or(false);
+        let is_prototype = form.boolean_opt("prototype").unwrap_or(false);
+        if !connects {
+            let kind = form.text("deviceTypeId", &[Rule::Hexadecimal, Rule::Max(24)]);
+            self.keep("deviceTypeId", kind);
+            self.secret(form, SIGFOX_PAC, |form| drop(form.text(SIGFOX_PAC, &[Rule::Hexadecimal])));
+            if !is_prototype {
+                let certificate = form.text("endProductCertificate", &[]);
+                self.keep("endProductCertificate", certificate);
+            }
+        } else if let Some(kind) = form.text_opt("deviceTypeId", &[Rule::Hexadecimal, Rule::Max(24)]) {
+            self.keep("deviceTypeId", kind);
+        }
+        self.keep("deviceId", device);
+        self.keep("groupId", group);
+        self.keep("prototype", is_prototype);
+    }
+
+    fn internal_broker(&mut self, form: &mut Form<'_>) {
+        let uses_password = self.authentication(form);
+        self.keep("mqttPort", if uses_password { 8885 } else { 8884 });
+        self.keep("permissions", "write");
+        // The topic names the row: the store wrote it when the device was made.
+        for name in ["mqtttopicname", "mqttURL"] {
+            if let Some(value) = self.stored.and_then(|fields| fields.settings.get(name)) {
+                let value = value.clone();
+                self.keep(name, value);
+            }
+        }
+    }
+
+    fn external_broker(&mut self, form: &mut Form<'_>) {
+        let is_broker = |text: &str| text.starts_with("mqtt://") || text.starts_with("mqtts://");
+        let url = form.text(
+            "mqttURL",
+            &[Rule::Max(1024), Rule::Custom("matches", "mqttURL must match ^mqtts?:// regular expression", is_broker)],
+        );
+        let port = form.int("mqttPort", Some(0), Some(65_535));
+        let topic = form.text("mqtttopicname", &[Rule::Min(1), Rule::Max(1024)]);
+        self.keep("mqttURL", url);
+        self.keep("mqttPort", port);
+        self.keep("mqtttopicname", topic);
+        if !self.authentication(form) {
+            for name in ["caCertificate", "deviceCertificate"] {
+                let text = "must be a PEM certificate";
+                let certificate = form.text(name, &[Rule::Custom("matches", text, |t| t.contains("-----BEGIN CERTIFICATE-----"))]);
+                self.keep(name, certificate);
+            }
+            self.secret(form, MQTT_KEY, |form| {
+                let rule = Rule::Custom("matches", "must be a PEM private key", |t| t.contains("PRIVATE KEY-----"));
+                drop(form.text(MQTT_KEY, &[rule]));
+            });
+        }
+        self.keep("invalidMqttConfig", false);
+    }
+
+    /// How the device proves who it is; `true` for a password.
+    fn authentication(&mut self, form: &mut Form<'_>) -> bool {
+        let kind = form.one_of("authenticationType", &["PASSWORD", "CERTIFICATE"]);
+        let uses_password = kind == "PASSWORD";
+        self.keep("authenticationType", kind);
+        if uses_password {
+            let username = form.text("mqttusername", &[Rule::Min(1), Rule::Max(1024)]);
+            self.keep("mqttusername", username);
+            self.secret(form, MQTT_PASSWORD, |form| drop(form.text(MQTT_PASSWORD, &[Rule::Min(1), Rule::Max(1024)])));
+        }
+        uses_password
+    }
+}
+
+/// A text of exactly so many hex digits.
+fn hex(form: &mut Form<'_>, name: &str, num_digits: usize) -> String {
+    let text = form.text(name, &[Rule::Hexadecimal]);
+    let num_chars = text.chars().count();
+    if num_chars < num_digits {
+        form.fail(name, "isLength", format!("{name} must be longer than or equal to {num_digits} characters"));
+    } else if num_chars > num_digits {
+        form.fail(name, "isLength", format!("{name} must be shorter than or equal to {num_digits} characters"));
+    }
+    text
+}
+
+impl DeviceInput {
+    /// The id of the model that the device is to have.
+    pub fn device_model(&self, stored: Option<&DeviceFields>) -> Option<i64> {
+        if self.has.contains(&"deviceModelId") {
+            return self.fields.device_model;
+        }
+        stored.and_then(|fields| fields.device_model)
+    }
+
+    /// A new device. `api_key` is for HTTP devices.
+    pub fn into_new(self, api_key: impl FnOnce() -> Secret) -> DeviceFields {
+        let api_key = (self.kind == DeviceType::GenericHttp).then(api_key);
+        DeviceFields { api_key, ..self.fields }
+    }
+
+    /// `stored` after the change. Its type has to be the same.
+    pub fn into_changed(self, stored: &DeviceFields) -> DeviceFields {
+        let has = |name: &str| self.has.contains(&name);
+        let device_model = self.device_model(Some(stored));
+        let text = |name, sent: &Option<String>, stored: &Option<String>| {
+            if has(name) { sent.clone() } else { stored.clone() }
+        };
+        DeviceFields {
+            device_model,
+            comment_on_location: text(
+                "commentOnLocation",
+                &self.fields.comment_on_location,
+                &stored.comment_on_location,
+            ),
+            comment: text("comment", &self.fields.comment, &stored.comment),
+            metadata: text("metadata", &self.fields.metadata, &stored.metadata),
+            api_key: stored.api_key.clone(),
+            ..self.fields
+        }
+    }
+
+    /// What the answer to a change shows of texts that were not sent: nothing, as in the reference, though they stay.
+    pub fn hide_unsent(&self, shown: &mut Value) {
+        for name in ["commentOnLocation", "comment", "metadata"] {
+            if !self.has.contains(&name) {
+                shown[name] = json!(null);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::validate::MASK;
+
+    fn read_new(body: Value) -> Result<DeviceFields, Vec<FieldError>> {
+        let mut form = Form::of(&body);
+        let input = read(&mut form, None);
+        let errors = form.into_errors();
+        match input {
+            Some(input) if errors.is_empty() => Ok(input.into_new(|| Secret::new("key"))),
+            _ => Err(errors),
+        }
+    }
+
+    fn change(stored: &DeviceFields, body: Value) -> Result<DeviceFields, Vec<FieldError>> {
+        let mut form = Form::of(&body);
+        let input = read(&mut form, Some(stored));
+        let errors = form.into_errors();
+        match input {
+            Some(input) if errors.is_empty() => Ok(input.into_changed(stored)),
+            _ => Err(errors),
+        }
+    }
+
+    fn otaa(key: Value) -> Value {
+        json!({"name": "Meter", "type": "LORAWAN", "applicationId": 1, "lorawanSettings": {
+            "devEUI": "A81758FFFE000001", "activationType": "OTAA", OTAA_KEY: key,
+        }})
+    }
+
+    const KEY: &str = "00112233445566778899AABBCCDDEEFF";
+
+    #[test]
+    fn a_dev_eui_is_taken_in_capitals_looked_up_in_lower_case_and_kept_as_typed() {
+        let fields = read_new(otaa(json!(KEY))).unwrap();
+        assert_eq!(fields.dev_eui.unwrap().to_string(), "a81758fffe000001");
+        assert_eq!(fields.settings["deviceEUI"], "A81758FFFE000001");
+        assert_eq!(fields.secrets[OTAA_KEY].reveal(), KEY);
+        assert!(!fields.settings.contains_key(OTAA_KEY), "secrets are not among the settings");
+    }
+
+    #[test]
+    fn a_key_is_required_when_it_is_new_and_kept_when_the_mask_comes_back() {
+        for missing in [json!(null), json!(MASK), json!(""), json!("xyz")] {
+            assert!(read_new(otaa(missing.clone())).is_err(), "{missing}");
+        }
+        let stored = read_new(otaa(json!(KEY))).unwrap();
+        for kept in [json!(null), json!(MASK)] {
+            assert_eq!(change(&stored, otaa(kept)).unwrap().secrets[OTAA_KEY].reveal(), KEY);
+        }
+        let other = "ffeeddccbbaa99887766554433221100";
+        assert_eq!(change(&stored, otaa(json!(other))).unwrap().secrets[OTAA_KEY].reveal(), other);
+        assert!(change(&stored, otaa(json!(""))).is_err());
+    }
+
+    #[test]
+    fn texts_that_are_not_sent_stay_null_clears_them_and_a_place_that_is_not_sent_goes() {
+        let http = |more: Value| {
+            let mut body = json!({"name": "Room", "type": "GENERIC_HTTP", "applicationId": 1});
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            body
+        };
+        let stored = read_new(http(json!({
+            "comment": "c", "metadata": "{\"room\":\"1\"}", "longitude": 10.2, "latitude": 56.1, "deviceModelId": 4,
+        })))
+        .unwrap();
+        let kept = change(&stored, http(json!({}))).unwrap();
+        assert_eq!((kept.comment.as_deref(), kept.device_model), (Some("c"), Some(4)));
+        assert_eq!((kept.longitude, kept.latitude), (None, None));
+        assert_eq!(kept.api_key, stored.api_key);
+        let cleared = change(&stored, http(json!({"comment": null, "deviceModelId": null}))).unwrap();
+        assert_eq!((cleared.comment, cleared.device_model), (None, None));
+    }
+
+    #[test]
+    fn metadata_is_an_object_of_texts() {
+        let body = |metadata: Value| json!({"name": "R", "type": "GENERIC_HTTP", "applicationId": 1, "metadata": metadata});
+        assert!(read_new(body(json!("{\"a\":\"b\"}"))).is_ok());
+        for bad in [json!("{\"a\":\"\"}"), json!("{\" \":\"b\"}"), json!("{\"a\":1}"), json!("[]"), json!("x"), json!(7)] {
+            assert!(read_new(body(bad.clone())).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_device_without_the_settings_of_its_type_is_refused() {
+        for kind in ["LORAWAN", "SIGFOX", "MQTT_INTERNAL_BROKER", "MQTT_EXTERNAL_BROKER"] {
+            assert!(read_new(json!({"name": "X", "type": kind, "applicationId": 1})).is_err(), "{kind}");
+        }
+    }
+}

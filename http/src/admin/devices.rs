@@ -1,0 +1,321 @@
+//! IoT devices: `/iot-device`. Radio devices are kept without asking a network server; their queue of downlinks is empty here.
+//!
+//! `GET /iot-device/:id` adds to the reference: `linkState` (battery, margin, last join …), `counters`, signal figures per
+//! transmission.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, web};
+use serde_json::{Value, json};
+use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
+use sluse_schema::policy::Resource;
+use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
+use sluse_schema::port::admin::{AdminError, AdminStore};
+use sluse_schema::secret::Secret;
+
+use super::access::{self, InApplication, Referred, may_write};
+use super::device_input::{self, DeviceInput};
+use super::{device_batch, device_csv, device_shape, view};
+use crate::authz::{Caller, Reader};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult, code};
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
+use crate::page::Query;
+use crate::validate::{Form, as_int};
+
+type State = web::Data<AppState>;
+
+/// Routes of this resource.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/iot-device", web::post().to(create))
+        .route("/iot-device/createMany", web::post().to(device_batch::create_many))
+        .route("/iot-device/updateMany", web::post().to(device_batch::update_many))
+        .route("/iot-device/changeApplication/{id}", web::put().to(change_application))
+        .route("/iot-device/resetHttpDeviceApiKey/{id}", web::put().to(reset_api_key))
+        .route("/iot-device/getDevicesMetadataCsv/{id}", web::get().to(device_csv::read))
+        .route("/iot-device/minimalByPayloadDecoder/{id}", web::get().to(of_decoder))
+        .route("/iot-device/stats/{id}", web::get().to(stats))
+        .route("/iot-device/{id}", web::get().to(read))
+        .route("/iot-device/{id}", web::put().to(update))
+        .route("/iot-device/{id}", web::delete().to(delete))
+        .route("/iot-device/{id}/downlink", web::get().to(downlinks))
+        .route("/iot-device/{id}/downlink", web::post().to(send_downlink))
+        .route("/iot-device/{id}/historicalDownlink", web::get().to(downlinks))
+        .route("/iot-device/{id}/flushDownlinkQueue", web::post().to(send_downlink));
+}
+
+/// Errors about one device have a body of their own: `{"message": code}`.
+pub fn device_error(code: &str) -> ApiError {
+    ApiError::raw(StatusCode::BAD_REQUEST, json!({"message": code}))
+}
+
+/// What went wrong in the store with one device, as the reference says it.
+pub fn of_store(error: AdminError) -> ApiError {
+    match error {
+        AdminError::Taken(_) => device_error(code::ID_INVALID_OR_ALREADY_IN_USE),
+        AdminError::BadReference("application") => device_error(code::APPLICATION_DOES_NOT_EXIST),
+        AdminError::BadReference("device model") => device_error(code::DEVICE_MODEL_DOES_NOT_EXIST),
+        AdminError::BadReference(_) | AdminError::InUse(_) => device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE),
+        other => other.into(),
+    }
+}
+
+/// A new API key, which is also what the device is found by.
+pub fn new_api_key() -> Secret {
+    Secret::new(uuid::Uuid::new_v4().to_string())
+}
+
+/// Where a device is to be: its application has to exist, and its model to belong to the same organisation.
+pub async fn check_references(
+    admin: &dyn AdminStore,
+    application: ApplicationId,
+    device_model: Option<i64>,
+) -> ApiResult<Resource> {
+    let resource = access::application(admin, application)
+        .await?
+        .ok_or_else(|| device_error(code::APPLICATION_DOES_NOT_EXIST))?;
+    if let (Some(model), Resource::Application { organization, .. }) = (device_model, &resource) {
+        match admin.device_model(model).await {
+            Ok(model) if model.organization.id == *organization => {}
+            Ok(_) => return Err(device_error(code::DEVICE_MODEL_ORGANIZATION_DOES_NOT_MATCH)),
+            Err(AdminError::NotFound) => return Err(device_error(code::DEVICE_MODEL_DOES_NOT_EXIST)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(resource)
+}
+
+/// A device as the answers to its creation and change show it.
+pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow, may_change: bool) -> ApiResult<Value> {
+    let referred = Referred::load(admin, [row.fields.application], []).await?;
+    let mut shown = device_shape::device_with_authors(row, may_change);
+    shown["application"] = referred.application(row.fields.application);
+    shown["deviceModel"] = model_of(admin, row).await?;
+    Ok(shown)
+}
+
+async fn model_of(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
+    let Some(id) = row.fields.device_model else { return Ok(Value::Null) };
+    match admin.device_model(id).await {
+        Ok(model) => {
+            let mut shown = view::with_authors(view::device_model(&model), &model.stamps);
+            shown["belongsTo"] = view::organization(&model.organization);
+            Ok(shown)
+        }
+        Err(AdminError::NotFound) => Ok(Value::Null),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
+    let mut form = Form::of(&body.0);
+    let input = device_input::read(&mut form, None);
+    form.finish()?;
+    let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
+    let row = create_one(&caller, state.admin(), input).await?;
+    Ok(uncached(created(shown(state.admin(), &row, true).await?)))
+}
+
+/// Creates one device that was read without errors.
+pub async fn create_one(
+    caller: &Caller<Reader>,
+    admin: &dyn AdminStore,
+    input: DeviceInput,
+) -> ApiResult<DeviceRow> {
+    let resource = check_references(admin, input.application, input.device_model(None)).await?;
+    let permit = caller.write(resource)?;
+    admin.create_device(&permit, &caller.changed_by, &input.into_new(new_api_key)).await.map_err(of_store)
+}
+
+async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let admin = state.admin();
+    let stored = match admin.device(DeviceId(id.0)).await {
+        Ok(row) => Some(row),
+        Err(AdminError::NotFound) => None,
+        Err(error) => return Err(error.into()),
+    };
+    // Whether a secret may be missing is known only against the stored device, and told only to whoever may change it.
+    let known = stored.as_ref().filter(|row| may_write(&caller.principal, row.resource()));
+    let mut form = Form::of(&body.0);
+    form.id("id", Some(1));
+    let input = device_input::read(&mut form, known.map(|row| &row.fields));
+    form.finish()?;
+    let stored = stored.ok_or_else(ApiError::unknown_id)?;
+    let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
+    let hide = input.clone();
+    let row = update_one(&caller, admin, &stored, input).await?;
+    let mut answer = shown(admin, &row, true).await?;
+    hide.hide_unsent(&mut answer);
+    Ok(uncached(ok(answer)))
+}
+
+/// Changes one device by what was read against it without errors.
+pub async fn update_one(
+    caller: &Caller<Reader>,
+    admin: &dyn AdminStore,
+    stored: &DeviceRow,
+    input: DeviceInput,
+) -> ApiResult<DeviceRow> {
+    let permit = caller.write(stored.resource())?;
+    if input.kind != stored.fields.kind {
+        return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
+    }
+    let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
+    let target_permit = caller.write(resource)?;
+    let fields = input.into_changed(&stored.fields);
+    admin
+        .update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields)
+        .await
+        .map_err(of_store)
+}
+
+async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let admin = state.admin();
+    let row = admin.device(DeviceId(id.0)).await?;
+    caller.read(row.resource())?;
+    let device_state = admin.device_state(row.id).await?;
+    let referred = Referred::load(admin, [row.fields.application], [row.organization]).await?;
+    let mut shown = device_shape::device_with_authors(&row, may_write(&caller.principal, row.resource()));
+    let mut application = referred.application(row.fields.application);
+    application["belongsTo"] = referred.organization(row.organization);
+    shown["application"] = application;
+    shown["deviceModel"] = model_of(admin, &row).await?;
+    if let Some((name, settings)) = device_shape::settings(&row) {
+        shown[name] = settings;
+    }
+    let latest = device_state.as_ref().and_then(|s| s.latest.as_ref());
+    shown["latestReceivedMessage"] = latest.map_or(Value::Null, |l| device_shape::latest_message(row.id.0, l));
+    let window = device_state.as_ref().map_or(&[][..], |s| &s.transmissions);
+    shown["receivedMessagesMetadata"] = device_shape::transmissions(window).into();
+    if let Some(device_state) = &device_state {
+        let (link, counters) = device_shape::link_and_counters(device_state);
+        shown["linkState"] = link;
+        shown["counters"] = counters;
+    }
+    Ok(ok(shown))
+}
+
+async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let admin = state.admin();
+    let gone = || ApiError::bare(StatusCode::NOT_FOUND);
+    let row = match admin.device(DeviceId(id.0)).await {
+        Err(AdminError::NotFound) => return Err(gone()),
+        other => other?,
+    };
+    let permit = caller.write(row.resource())?;
+    match admin.delete_device(&permit, &caller.changed_by, row.id).await {
+        Err(AdminError::NotFound) => Err(gone()),
+        other => Ok(deleted(other?)),
+    }
+}
+
+async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let admin = state.admin();
+    let row = admin.device(DeviceId(id.0)).await?;
+    let permit = caller.write(row.resource())?;
+    if row.fields.kind != DeviceType::GenericHttp {
+        return Err(ApiError::bad_request("The requested device is not a generic HTTP device"));
+    }
+    let api_key = new_api_key();
+    let shown = api_key.reveal().to_owned();
+    let fields = DeviceFields { api_key: Some(api_key), ..row.fields };
+    admin.update_device(&permit, None, &caller.changed_by, row.id, &fields).await.map_err(of_store)?;
+    Ok(ok(json!({"apiKey": shown})))
+}
+
+/// Moves a device to another application, which ends its connections, and makes those that the body asks for.
+async fn change_application(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let admin = state.admin();
+    let row = admin.device(DeviceId(id.0)).await?;
+    let permit = caller.write(row.resource())?;
+    if row.fields.kind == DeviceType::Sigfox {
+        return Err(ApiError::bad_request(code::NOT_VALID_FORMAT));
+    }
+    let mut form = Form::of(&body.0);
+    let application = ApplicationId(form.id("applicationId", Some(1)));
+    let device_model = form.id_opt("deviceModelId");
+    form.finish()?;
+    let routes = read_routes(body.0.get("dataTargetToPayloadDecoderIds"))?;
+    let resource = check_references(admin, application, device_model).await?;
+    let target_permit = caller.write(resource)?;
+    let fields = DeviceFields { application, device_model, ..row.fields };
+    let row = admin
+        .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
+        .await
+        .map_err(of_store)?;
+    Ok(ok(shown(admin, &row, true).await?))
+}
+
+const NUM_ROUTES_MAX: usize = 100;
+
+fn read_routes(sent: Option<&Value>) -> ApiResult<Vec<NewRoute>> {
+    let items = sent.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if items.len() > NUM_ROUTES_MAX {
+        return Err(ApiError::bad_request(format!("at most {NUM_ROUTES_MAX} connections can be made at once")));
+    }
+    items
+        .iter()
+        .map(|item| {
+            let id = |name: &str| item.get(name).and_then(as_int);
+            let target = id("dataTargetId").ok_or_else(|| ApiError::bad_request(code::ID_MISSING_FROM_REQUEST))?;
+            Ok(NewRoute { target: TargetId(target), decoder: id("payloadDecoderId").map(DecoderId) })
+        })
+        .collect()
+}
+
+/// The visible devices that a decoder decodes for, with no more than their names.
+async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Query) -> ApiResult {
+    let mut page = query.page()?;
+    if query.text("limit").is_none() {
+        page.limit = 20;
+    }
+    let visible = caller.principal.visible_applications();
+    let found = state.admin().devices_of_decoder(DecoderId(id.0), &visible, &page).await?;
+    let rows = found
+        .rows
+        .iter()
+        .map(|device| {
+            json!({
+                "id": device.id,
+                "name": device.name,
+                "lastActiveTime": view::instant_opt(device.last_active_at),
+                "organizationId": device.organization,
+                "applicationId": device.application,
+                "canRead": true,
+            })
+        })
+        .collect();
+    Ok(listed(rows, found.num_all))
+}
+
+/// Statistics come from the network server of a radio device; no other device has any.
+async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    caller.read(row.resource())?;
+    match row.fields.kind {
+        DeviceType::Lorawan | DeviceType::Sigfox => Ok(ok(json!([]))),
+        _ => Ok(HttpResponse::Ok().finish()),
+    }
+}
+
+/// What waits to be sent to a device, or was sent: nothing as long as no network server is asked.
+async fn downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    caller.read(row.resource())?;
+    match row.fields.kind {
+        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
+    }
+}
+
+/// No network server is connected yet, so that no device can be sent anything.
+async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    caller.write(row.resource())?;
+    match row.fields.kind {
+        DeviceType::Lorawan | DeviceType::Sigfox => {
+            Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "no network server is connected to send downlinks through"))
+        }
+        _ => Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE)),
+    }
+}

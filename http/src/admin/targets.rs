@@ -1,0 +1,221 @@
+//! Data targets: `/data-target`, and what they logged: `/datatarget-log`.
+//!
+//! Besides the reference: `ratePerSecond`, `maxInFlight`, `maxAgeSeconds`, `caCertificates` (PEM). How a target stands is
+//! [`super::target_state`]'s.
+
+use actix_web::http::StatusCode;
+use actix_web::web;
+use serde_json::{Value, json};
+use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId, TargetId};
+use sluse_schema::policy::Resource;
+use sluse_schema::port::admin::target::{TargetRow, TargetType};
+use sluse_schema::port::admin::{AdminError, AdminStore};
+
+use super::access::{self, InApplication, Referred, may_write};
+use super::mask::masked;
+use super::{device_shape, target_input, view};
+use crate::authz::{ApplicationAdmin, Caller, Reader};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult};
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok, text, uncached};
+use crate::page::Query;
+
+type State = web::Data<AppState>;
+
+/// Lines of a target's log that are shown; the reference keeps as many.
+const NUM_LOG_LINES_MAX: i64 = 250;
+
+/// Routes of this resource.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/data-target", web::get().to(list))
+        .route("/data-target", web::post().to(create))
+        .route("/data-target/getOpenDataDkRegistered/{id}", web::get().to(is_open_data_dk_registered))
+        .route("/data-target/{id}", web::get().to(read))
+        .route("/data-target/{id}", web::put().to(update))
+        .route("/data-target/{id}", web::delete().to(delete))
+        .route("/datatarget-log/{id}", web::get().to(log));
+}
+
+/// `DataTarget`: what its type has, secrets masked.
+pub fn target(row: &TargetRow) -> Value {
+    let fields = &row.fields;
+    let mut shown = view::base(
+        row.id.0,
+        &row.stamps,
+        json!({
+            "type": fields.kind.as_str(),
+            "name": fields.name,
+            "lastMessageDate": view::instant_opt(row.last_message_at),
+        }),
+    );
+    if fields.kind != TargetType::OpenDataDk {
+        let common = json!({
+            "url": fields.url,
+            "timeout": fields.timeout_ms,
+            "ratePerSecond": fields.rate_per_second,
+            "maxInFlight": fields.num_in_flight_max,
+            "maxAgeSeconds": fields.age_seconds_max,
+            "caCertificates": fields.ca_certificates,
+        });
+        view::extend(&mut shown, common);
+    }
+    let own = match fields.kind {
+        TargetType::HttpPush => json!({"authorizationHeader": masked(fields.authorization_header.as_ref())}),
+        TargetType::Fiware => json!({
+            "authorizationHeader": masked(fields.authorization_header.as_ref()),
+            "tenant": fields.tenant,
+            "context": fields.context,
+            "tokenEndpoint": fields.token_endpoint,
+            "clientId": fields.client_id,
+            "clientSecret": masked(fields.client_secret.as_ref()),
+        }),
+        TargetType::Mqtt => json!({
+            "mqttPort": fields.mqtt_port,
+            "mqttTopic": fields.mqtt_topic,
+            "mqttQos": fields.mqtt_qos,
+            "mqttUsername": fields.mqtt_username,
+            "mqttPassword": masked(fields.mqtt_password.as_ref()),
+        }),
+        TargetType::OpenDataDk => json!({}),
+    };
+    view::extend(&mut shown, own);
+    shown
+}
+
+/// `DataTarget` with application, data set and who made it.
+pub fn target_detail(row: &TargetRow, referred: &Referred) -> Value {
+    let mut shown = view::with_authors(target(row), &row.stamps);
+    shown["application"] = referred.application(row.fields.application);
+    shown["openDataDkDataset"] = dataset(row);
+    shown
+}
+
+fn dataset(row: &TargetRow) -> Value {
+    let (Some(dataset), Some((id, stamps))) = (&row.fields.dataset, &row.dataset_row) else { return Value::Null };
+    let fields = json!({
+        "name": dataset.name,
+        "description": dataset.description,
+        "keywords": dataset.keywords,
+        "license": dataset.license,
+        "authorName": dataset.author_name,
+        "authorEmail": dataset.author_email,
+        "resourceTitle": dataset.resource_title,
+        "updateFrequency": dataset.update_frequency,
+        "documentationUrl": dataset.documentation_url,
+        "dataDirectory": dataset.data_directory,
+    });
+    view::with_authors(view::base(*id, stamps, fields), stamps)
+}
+
+async fn detail(admin: &dyn AdminStore, row: &TargetRow) -> ApiResult<Value> {
+    Ok(target_detail(row, &Referred::load(admin, [row.fields.application], []).await?))
+}
+
+/// The target, if the caller may read it; every other answer is the same 404.
+pub async fn readable(caller: &Caller<Reader>, admin: &dyn AdminStore, id: PathId) -> ApiResult<TargetRow> {
+    let row = admin.target(TargetId(id.0)).await?;
+    caller.read(row.resource()).map_err(|_| ApiError::unknown_id())?;
+    Ok(row)
+}
+
+async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
+    let admin = state.admin();
+    let application = query.int("applicationId")?.map(ApplicationId);
+    if let Some(id) = application {
+        let resource = access::application(admin, id).await?.ok_or_else(ApiError::forbidden)?;
+        caller.read(resource)?;
+    }
+    let found = admin.targets(application, &caller.principal.visible_applications(), &query.page()?).await?;
+    let referred = Referred::load(admin, found.rows.iter().map(|row| row.fields.application), []).await?;
+    let rows = found
+        .rows
+        .iter()
+        .map(|row| {
+            let mut shown = target(row);
+            shown["application"] = referred.application(row.fields.application);
+            shown["hasRecentErrors"] = row.has_recent_errors.into();
+            shown
+        })
+        .collect();
+    Ok(listed(rows, found.num_all))
+}
+
+async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let row = readable(&caller, state.admin(), id).await?;
+    let mut shown = detail(state.admin(), &row).await?;
+    shown["hasRecentErrors"] = row.has_recent_errors.into();
+    Ok(ok(shown))
+}
+
+async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
+    let admin = state.admin();
+    let fields = target_input::read(&body.0, None)?;
+    let resource = application_of(admin, fields.application).await?;
+    let permit = caller.write(resource)?;
+    let row = admin.create_target(&permit, &caller.changed_by, &fields).await?;
+    Ok(created(detail(admin, &row).await?))
+}
+
+async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<Resource> {
+    let unknown = || ApiError::bad_request(crate::error::code::ID_DOES_NOT_EXIST);
+    access::application(admin, id).await?.ok_or_else(unknown)
+}
+
+async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let admin = state.admin();
+    let stored = admin.target(TargetId(id.0)).await?;
+    let permit = caller.write(stored.resource())?;
+    let fields = target_input::read(&body.0, Some(&stored.fields))?;
+    let target_permit = caller.write(application_of(admin, fields.application).await?)?;
+    let row = admin.update_target(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
+    Ok(uncached(ok(detail(admin, &row).await?)))
+}
+
+async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
+    let admin = state.admin();
+    let row = match admin.target(TargetId(id.0)).await {
+        Err(AdminError::NotFound) => return Err(ApiError::bare(StatusCode::NOT_FOUND)),
+        other => other?,
+    };
+    let permit = caller.write(row.resource())?;
+    Ok(deleted(admin.delete_target(&permit, &caller.changed_by, row.id).await?))
+}
+
+async fn is_open_data_dk_registered(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let id = OrganizationId(id.0);
+    caller.read(Resource::Organization(id)).map_err(|_| ApiError::unknown_id())?;
+    let found = state.admin().organizations_by_id(&[id]).await?;
+    let organization = found.first().ok_or_else(ApiError::unknown_id)?;
+    Ok(text(StatusCode::OK, organization.is_open_data_dk_registered.to_string()))
+}
+
+/// The newest lines first: every error, and the first success after one.
+async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let admin = state.admin();
+    let row = readable(&caller, admin, id).await?;
+    let lines = admin.target_log(row.id, NUM_LOG_LINES_MAX).await?;
+    let mut ids: Vec<DeviceId> = lines.iter().filter_map(|line| line.device).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let devices = admin.devices_by_id(&ids).await?;
+    let shown: Vec<Value> = lines
+        .iter()
+        .map(|line| {
+            let device = line.device.and_then(|id| devices.iter().find(|row| row.id == id));
+            // A device that moved to another tenant is not shown to the old one.
+            let device = device.filter(|device| caller.read(device.resource()).is_ok());
+            json!({
+                "id": line.id,
+                "createdAt": view::instant(line.created_at),
+                "updatedAt": view::instant(line.created_at),
+                "type": if line.is_error { "ERROR" } else { "OK" },
+                "statusCode": line.status_code,
+                "message": line.message,
+                "iotDevice": device.map(|device| {
+                    device_shape::device(device, may_write(&caller.principal, device.resource()))
+                }),
+            })
+        })
+        .collect();
+    Ok(ok(Value::Array(shown)))
+}

@@ -1,0 +1,94 @@
+//! The decoder test bench: `POST /test-payload-decoder`. Runs code of the caller in the sandbox, on a payload of his.
+//!
+//! Limits: two runs at a time in this process, the others wait for up to 10 s; the sandbox's own limits for each.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::web;
+use bytes::Bytes;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sluse_schema::device::DecoderScript;
+use sluse_schema::id::DecoderId;
+use sluse_schema::port::{DecodeError, DecodeJob, Decoded};
+use tokio::sync::Semaphore;
+
+use super::decoders::read_dialect;
+use crate::authz::{Anyone, Caller};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult};
+use crate::json::{JsonBody, text};
+use crate::validate::Form;
+
+const NUM_RUNS_MAX: usize = 2;
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// What keeps people who try decoders out from holding up the decoders of devices.
+#[derive(Debug)]
+pub struct TestBench {
+    runs: Semaphore,
+    /// Ids that no stored decoder has; each run takes the next one down.
+    next_id: AtomicI64,
+}
+
+impl Default for TestBench {
+    fn default() -> Self {
+        Self { runs: Semaphore::new(NUM_RUNS_MAX), next_id: AtomicI64::new(-1) }
+    }
+}
+
+/// Routes of this resource.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/test-payload-decoder", web::post().to(run));
+}
+
+async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
+    let mut form = Form::of(&body.0);
+    let code = form.text("code", &[]);
+    let device = form.text("iotDeviceJsonString", &[]);
+    let payload = form.text("rawPayloadJsonString", &[]);
+    let dialect = read_dialect(&mut form);
+    form.finish()?;
+    let source: String = serde_json::from_str(&code).map_err(|e| failed(&format!("SyntaxError: code: {e}")))?;
+    for (name, json) in [("iotDeviceJsonString", &device), ("rawPayloadJsonString", &payload)] {
+        serde_json::from_str::<&RawValue>(json).map_err(|e| failed(&format!("SyntaxError: {name}: {e}")))?;
+    }
+    let bench = &state.test_bench;
+    let Ok(Ok(_turn)) = tokio::time::timeout(WAIT_MAX, bench.runs.acquire()).await else {
+        return Err(ApiError::too_many(WAIT_MAX.as_secs()));
+    };
+    let id = DecoderId(bench.next_id.fetch_sub(1, Ordering::Relaxed));
+    // Dropped on every way out, also when the caller goes away while his code runs.
+    let _forget = Forget { decoder: Arc::clone(&state.ports.decoder), id };
+    let job = DecodeJob {
+        script: Arc::new(DecoderScript::new(id, source, dialect)),
+        payload: Bytes::from(payload),
+        metadata: Arc::from(device),
+        received_at_ms: chrono::Utc::now().timestamp_millis(),
+    };
+    match state.ports.decoder.decode(job).await {
+        Ok(Decoded::Value { json, .. }) => {
+            Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned()))
+        }
+        Ok(Decoded::Nothing) => Ok(text(StatusCode::CREATED, "")),
+        Err(DecodeError { message, .. }) => Err(failed(&message)),
+    }
+}
+
+fn failed(message: &str) -> ApiError {
+    ApiError::bad_request(Value::String(format!("Got error: {message}")))
+}
+
+struct Forget {
+    decoder: Arc<dyn sluse_schema::port::Decoder>,
+    id: DecoderId,
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.decoder.forget(self.id);
+    }
+}
