@@ -11,6 +11,8 @@ use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
 use sluse_schema::port::{Decoder, Intake, LiveTail, Readiness};
 
+use crate::admin::live_tail::Watchers;
+use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
 use crate::metrics::IngestMetrics;
@@ -44,6 +46,8 @@ pub struct AppState {
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
     pub ingest_metrics: IngestMetrics,
+    pub test_bench: TestBench,
+    pub watchers: Watchers,
     is_intake_stopped: AtomicBool,
 }
 
@@ -55,6 +59,8 @@ impl AppState {
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),
+            test_bench: TestBench::default(),
+            watchers: Watchers::default(),
             is_intake_stopped: AtomicBool::new(false),
             config,
             ports,

@@ -58,7 +58,8 @@ struct Parts {
 impl Parts {
     async fn load(admin: &dyn AdminStore, rows: &[ConnectionRow]) -> ApiResult<Self> {
         if rows.iter().map(|row| row.fields.devices.len()).sum::<usize>() > NUM_DEVICES_SHOWN_MAX {
-            let text = format!("these connections name more than {NUM_DEVICES_SHOWN_MAX} devices: ask for a smaller page");
+            let text =
+                format!("these connections name more than {NUM_DEVICES_SHOWN_MAX} devices: ask for a smaller page");
             return Err(ApiError::bad_request(text));
         }
         let devices: BTreeSet<_> = rows.iter().flat_map(|row| row.fields.devices.iter().copied()).collect();
@@ -205,9 +206,7 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body
     let stored = one(admin, id).await?;
     let permit = caller.write(stored.resource())?;
     let (target_permit, fields) = read_body(&caller, admin, &body.0).await?;
-    let row = admin
-        .update_connection(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields)
-        .await?;
+    let row = admin.update_connection(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
     Ok(ok(detail(&caller, admin, &row).await?))
 }
 

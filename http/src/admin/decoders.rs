@@ -74,11 +74,7 @@ fn read_body(body: &Value, stored: Option<&DecoderFields>) -> ApiResult<DecoderF
         Some(stored) if form.get("organizationId").is_none() => stored.organization,
         _ => OrganizationId(form.id("organizationId", None)),
     };
-    let dialect = if form.has("dialect") {
-        read_dialect(&mut form)
-    } else {
-        stored.and_then(|stored| stored.dialect)
-    };
+    let dialect = if form.has("dialect") { read_dialect(&mut form) } else { stored.and_then(|stored| stored.dialect) };
     form.finish()?;
     let source: String = serde_json::from_str(&encoded).map_err(|_| ApiError::bad_request(code::BAD_ENCODING))?;
     // PostgreSQL's text refuses NUL, and so does every script.
@@ -108,8 +104,7 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     caller.read(Resource::Shared)?;
     let organization = query.int("organizationId")?.map(OrganizationId);
     let found = state.admin().decoders(organization, &query.page_or_all()?).await?;
-    let referred =
-        Referred::load(state.admin(), [], found.rows.iter().map(|row| row.fields.organization)).await?;
+    let referred = Referred::load(state.admin(), [], found.rows.iter().map(|row| row.fields.organization)).await?;
     let rows = found
         .rows
         .iter()
@@ -178,7 +173,8 @@ mod tests {
     use super::*;
 
     fn body(source: &str, dialect: Option<Value>) -> Value {
-        let mut body = json!({"name": "D", "organizationId": 1, "decodingFunction": serde_json::to_string(source).unwrap()});
+        let mut body =
+            json!({"name": "D", "organizationId": 1, "decodingFunction": serde_json::to_string(source).unwrap()});
         if let Some(dialect) = dialect {
             body["dialect"] = dialect;
         }

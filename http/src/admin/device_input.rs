@@ -10,7 +10,9 @@ use sluse_schema::id::{ApplicationId, DevEui};
 use sluse_schema::port::admin::device::{DeviceFields, DeviceType};
 use sluse_schema::secret::Secret;
 
-use super::device_shape::{APPLICATION_SESSION_KEY, MQTT_KEY, MQTT_PASSWORD, NETWORK_SESSION_KEY, OTAA_KEY, SIGFOX_PAC};
+use super::device_shape::{
+    APPLICATION_SESSION_KEY, MQTT_KEY, MQTT_PASSWORD, NETWORK_SESSION_KEY, OTAA_KEY, SIGFOX_PAC,
+};
 use super::mask::{means_keep, merged};
 use crate::error::code;
 use crate::validate::{FieldError, Form, Rule};
@@ -223,7 +225,8 @@ impl Settings<'_> {
         if !self.authentication(form) {
             for name in ["caCertificate", "deviceCertificate"] {
                 let text = "must be a PEM certificate";
-                let certificate = form.text(name, &[Rule::Custom("matches", text, |t| t.contains("-----BEGIN CERTIFICATE-----"))]);
+                let certificate =
+                    form.text(name, &[Rule::Custom("matches", text, |t| t.contains("-----BEGIN CERTIFICATE-----"))]);
                 self.keep(name, certificate);
             }
             self.secret(form, MQTT_KEY, |form| {
@@ -383,9 +386,12 @@ mod tests {
 
     #[test]
     fn metadata_is_an_object_of_texts() {
-        let body = |metadata: Value| json!({"name": "R", "type": "GENERIC_HTTP", "applicationId": 1, "metadata": metadata});
+        let body =
+            |metadata: Value| json!({"name": "R", "type": "GENERIC_HTTP", "applicationId": 1, "metadata": metadata});
         assert!(read_new(body(json!("{\"a\":\"b\"}"))).is_ok());
-        for bad in [json!("{\"a\":\"\"}"), json!("{\" \":\"b\"}"), json!("{\"a\":1}"), json!("[]"), json!("x"), json!(7)] {
+        for bad in
+            [json!("{\"a\":\"\"}"), json!("{\" \":\"b\"}"), json!("{\"a\":1}"), json!("[]"), json!("x"), json!(7)]
+        {
             assert!(read_new(body(bad.clone())).is_err(), "{bad}");
         }
     }

@@ -135,7 +135,10 @@ pub fn settings(row: &DeviceRow) -> Option<(&'static str, Value)> {
             nested.insert(MQTT_PASSWORD.into(), secret(MQTT_PASSWORD));
             nested.insert(MQTT_KEY.into(), secret(MQTT_KEY));
             let is_internal = fields.kind == DeviceType::MqttInternalBroker;
-            (if is_internal { "mqttInternalBrokerSettings" } else { "mqttExternalBrokerSettings" }, Value::Object(nested))
+            (
+                if is_internal { "mqttInternalBrokerSettings" } else { "mqttExternalBrokerSettings" },
+                Value::Object(nested),
+            )
         }
     };
     Some((name, nested))

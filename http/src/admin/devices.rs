@@ -70,9 +70,8 @@ pub async fn check_references(
     application: ApplicationId,
     device_model: Option<i64>,
 ) -> ApiResult<Resource> {
-    let resource = access::application(admin, application)
-        .await?
-        .ok_or_else(|| device_error(code::APPLICATION_DOES_NOT_EXIST))?;
+    let resource =
+        access::application(admin, application).await?.ok_or_else(|| device_error(code::APPLICATION_DOES_NOT_EXIST))?;
     if let (Some(model), Resource::Application { organization, .. }) = (device_model, &resource) {
         match admin.device_model(model).await {
             Ok(model) if model.organization.id == *organization => {}
@@ -116,11 +115,7 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
 }
 
 /// Creates one device that was read without errors.
-pub async fn create_one(
-    caller: &Caller<Reader>,
-    admin: &dyn AdminStore,
-    input: DeviceInput,
-) -> ApiResult<DeviceRow> {
+pub async fn create_one(caller: &Caller<Reader>, admin: &dyn AdminStore, input: DeviceInput) -> ApiResult<DeviceRow> {
     let resource = check_references(admin, input.application, input.device_model(None)).await?;
     let permit = caller.write(resource)?;
     admin.create_device(&permit, &caller.changed_by, &input.into_new(new_api_key)).await.map_err(of_store)
@@ -162,10 +157,7 @@ pub async fn update_one(
     let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
     let target_permit = caller.write(resource)?;
     let fields = input.into_changed(&stored.fields);
-    admin
-        .update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields)
-        .await
-        .map_err(of_store)
+    admin.update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await.map_err(of_store)
 }
 
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {

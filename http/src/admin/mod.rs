@@ -1,8 +1,36 @@
 //! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here.
 
+mod access;
+mod connections;
+mod dead_letters;
+mod decoder_errors;
+mod decoders;
+mod device_batch;
+mod device_csv;
+mod device_input;
+mod device_shape;
+mod devices;
+pub mod live_tail;
+mod mask;
+mod target_input;
+mod target_state;
+mod targets;
+pub mod test_decoder;
+mod unknown_devices;
 pub mod view;
 
 use actix_web::web;
 
 /// Every administrative route below the API's prefix.
-pub fn routes(_cfg: &mut web::ServiceConfig) {}
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    devices::routes(cfg);
+    decoders::routes(cfg);
+    test_decoder::routes(cfg);
+    targets::routes(cfg);
+    target_state::routes(cfg);
+    dead_letters::routes(cfg);
+    connections::routes(cfg);
+    decoder_errors::routes(cfg);
+    live_tail::routes(cfg);
+    unknown_devices::routes(cfg);
+}

@@ -66,10 +66,8 @@ pub fn read(body: &Value, stored: Option<&TargetFields>) -> ApiResult<TargetFiel
     if kind == TargetType::OpenDataDk {
         fields.dataset = read_dataset(&mut form);
     } else {
-        fields.url = Some(form.text(
-            "url",
-            &[Rule::Max(1024), Rule::NotBlank, Rule::Custom("isUrl", URL_TEXT, is_target_url)],
-        ));
+        fields.url =
+            Some(form.text("url", &[Rule::Max(1024), Rule::NotBlank, Rule::Custom("isUrl", URL_TEXT, is_target_url)]));
         fields.timeout_ms = form.int("timeout", Some(1), Some(TIMEOUT_MS_MAX));
         read_limits(&mut form, stored, &mut fields);
     }
@@ -107,10 +105,7 @@ fn is_header_value(text: &str) -> bool {
 
 fn read_authorization(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut TargetFields) {
     const TEXT: &str = "authorizationHeader must be one line of ASCII text";
-    form.text_opt(
-        "authorizationHeader",
-        &[Rule::Max(8192), Rule::Custom("matches", TEXT, is_header_value)],
-    );
+    form.text_opt("authorizationHeader", &[Rule::Max(8192), Rule::Custom("matches", TEXT, is_header_value)]);
     let kept = stored.and_then(|stored| stored.authorization_header.as_ref());
     fields.authorization_header = merged(form.get("authorizationHeader"), kept);
 }
@@ -148,7 +143,7 @@ fn read_mqtt(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut Ta
 
 /// Our own fields: absent keeps, `null` clears.
 fn read_limits(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut TargetFields) {
-    let mut limit = |form: &mut Form<'_>, name: &str, max: i64, was: Option<i64>| {
+    let limit = |form: &mut Form<'_>, name: &str, max: i64, was: Option<i64>| {
         if form.has(name) { form.int_opt(name, Some(1), Some(max)) } else { was }
     };
     let rate = stored.and_then(|s| s.rate_per_second).map(i64::from);
@@ -174,9 +169,8 @@ fn read_limits(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut 
 /// Whether a text holds at least one certificate, and nothing that cannot be an authority's.
 fn is_ca_pem(text: &str) -> bool {
     let certificates: Result<Vec<_>, _> = rustls_pemfile::certs(&mut BufReader::new(text.as_bytes())).collect();
-    certificates.is_ok_and(|list| {
-        !list.is_empty() && list.iter().all(|der| webpki::anchor_from_trusted_cert(der).is_ok())
-    })
+    certificates
+        .is_ok_and(|list| !list.is_empty() && list.iter().all(|der| webpki::anchor_from_trusted_cert(der).is_ok()))
 }
 
 fn read_dataset(form: &mut Form<'_>) -> Option<Dataset> {
@@ -189,7 +183,10 @@ fn read_dataset(form: &mut Form<'_>) -> Option<Dataset> {
         keywords: read_keywords(&mut inner),
         license: inner.text(
             "license",
-            &[Rule::Max(1024), Rule::Custom("isUrl", "license must be a URL address", |t| is_url(t, &["http", "https"]))],
+            &[
+                Rule::Max(1024),
+                Rule::Custom("isUrl", "license must be a URL address", |t| is_url(t, &["http", "https"])),
+            ],
         ),
         author_name: inner.text("authorName", &required),
         author_email: inner.text("authorEmail", &[Rule::Email]),

@@ -27,8 +27,7 @@ type State = web::Data<AppState>;
 
 /// Routes of this resource.
 pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/data-target/{id}/state", web::get().to(read))
-        .route("/data-target/{id}/rewind", web::post().to(rewind));
+    cfg.route("/data-target/{id}/state", web::get().to(read)).route("/data-target/{id}/rewind", web::post().to(rewind));
 }
 
 fn shown(id: TargetId, state: &TargetState) -> Value {

@@ -70,9 +70,7 @@ async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody
         received_at_ms: chrono::Utc::now().timestamp_millis(),
     };
     match state.ports.decoder.decode(job).await {
-        Ok(Decoded::Value { json, .. }) => {
-            Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned()))
-        }
+        Ok(Decoded::Value { json, .. }) => Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned())),
         Ok(Decoded::Nothing) => Ok(text(StatusCode::CREATED, "")),
         Err(DecodeError { message, .. }) => Err(failed(&message)),
     }

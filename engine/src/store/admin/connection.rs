@@ -128,10 +128,8 @@ impl ConnectionAdminStore for PgAdminStore {
             "WHERE ($1::bigint[] IS NULL OR a.organization_id = ANY($1) OR t.application_id = ANY($2)) AND {condition}"
         );
         let sql = format!("SELECT {COLUMNS} {FROM} {filter} ORDER BY c.id LIMIT $4 OFFSET $5");
-        let rows = client
-            .query(&sql, &[&organizations, &applications, &id, &page.limit, &page.offset])
-            .await
-            .map_err(pg)?;
+        let rows =
+            client.query(&sql, &[&organizations, &applications, &id, &page.limit, &page.offset]).await.map_err(pg)?;
         let num_all = client
             .query_one(&format!("SELECT count(*) {FROM} {filter}"), &[&organizations, &applications, &id])
             .await
@@ -178,7 +176,7 @@ impl ConnectionAdminStore for PgAdminStore {
         fields: &ConnectionFields,
     ) -> Result<ConnectionRow, AdminError> {
         let mut client = self.client().await?;
-        let mut write = Write::begin(&mut client, permit, by).await?;
+        let write = Write::begin(&mut client, permit, by).await?;
         let (before, snapshot) = begin_change(&write, id).await?;
         let application = covers_target(&write, target_permit.unwrap_or(permit), fields.target).await?;
         write
@@ -189,11 +187,7 @@ impl ConnectionAdminStore for PgAdminStore {
             )
             .await
             .map_err(pg)?;
-        write
-            .db()
-            .execute("DELETE FROM connection_device WHERE connection_id = $1", &[&id.0])
-            .await
-            .map_err(pg)?;
+        write.db().execute("DELETE FROM connection_device WHERE connection_id = $1", &[&id.0]).await.map_err(pg)?;
         link_devices(&write, id.0, application, &fields.devices).await?;
         finish_change(write, &before, snapshot).await
     }
@@ -227,8 +221,7 @@ impl ConnectionAdminStore for PgAdminStore {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
         let (before, snapshot) = begin_change(&write, id).await?;
-        let num_deleted =
-            write.db().execute("DELETE FROM connection WHERE id = $1", &[&id.0]).await.map_err(pg)?;
+        let num_deleted = write.db().execute("DELETE FROM connection WHERE id = $1", &[&id.0]).await.map_err(pg)?;
         write.record(ChangeAction::Delete, ChangedEntity::Connection, id.0, snapshot).await?;
         touch_devices(&write, &before.fields.devices, &[]).await?;
         write.commit().await?;

@@ -86,16 +86,10 @@ impl DecoderAdminStore for PgAdminStore {
 
     async fn decoder_names(&self, num_max: i64) -> Result<Listed<(DecoderId, String)>, AdminError> {
         let client = self.client().await?;
-        let rows = client
-            .query("SELECT id, name FROM payload_decoder ORDER BY id LIMIT $1", &[&num_max])
-            .await
-            .map_err(pg)?;
-        let num_all = client
-            .query_one("SELECT count(*) FROM payload_decoder", &[])
-            .await
-            .map_err(pg)?
-            .try_get(0)
-            .map_err(pg)?;
+        let rows =
+            client.query("SELECT id, name FROM payload_decoder ORDER BY id LIMIT $1", &[&num_max]).await.map_err(pg)?;
+        let num_all =
+            client.query_one("SELECT count(*) FROM payload_decoder", &[]).await.map_err(pg)?.try_get(0).map_err(pg)?;
         Ok(Listed { rows: rows.iter().map(|row| (DecoderId(row.get(0)), row.get(1))).collect(), num_all })
     }
 
@@ -145,10 +139,7 @@ impl DecoderAdminStore for PgAdminStore {
         let dialect = fields.dialect.map(Dialect::as_str);
         let row = write
             .db()
-            .query_one(
-                &sql,
-                &[&id.0, &fields.organization.0, &fields.name, &fields.source, &dialect, &write.user_id()],
-            )
+            .query_one(&sql, &[&id.0, &fields.organization.0, &fields.name, &fields.source, &dialect, &write.user_id()])
             .await
             .map_err(pg)?;
         let decoder = decoder_of(&row)?;

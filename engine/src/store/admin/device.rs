@@ -64,7 +64,11 @@ impl PgAdminStore {
     }
 
     /// The device as it is before a write, once the permit was checked against its row. Locks the row.
-    async fn begin_change(&self, write: &Write<'_>, id: DeviceId) -> Result<(DeviceRow, Option<Value>), AdminError> {
+    async fn begin_device_change(
+        &self,
+        write: &Write<'_>,
+        id: DeviceId,
+    ) -> Result<(DeviceRow, Option<Value>), AdminError> {
         let snapshot = write.snapshot(ChangedEntity::Device, id.0).await?.ok_or(AdminError::NotFound)?;
         let device = self.one_device(write.db(), id).await?;
         write.check(&application_resource(device.fields.application, device.organization))?;
@@ -307,7 +311,7 @@ impl DeviceAdminStore for PgAdminStore {
     ) -> Result<DeviceRow, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
-        let (before, snapshot) = self.begin_change(&write, id).await?;
+        let (before, snapshot) = self.begin_device_change(&write, id).await?;
         if fields.application != before.fields.application {
             enter_application(&write, target_permit, fields.application).await?;
             leave_connections(&write, id).await?;
@@ -330,7 +334,7 @@ impl DeviceAdminStore for PgAdminStore {
     ) -> Result<DeviceRow, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
-        let (_, snapshot) = self.begin_change(&write, id).await?;
+        let (_, snapshot) = self.begin_device_change(&write, id).await?;
         enter_application(&write, Some(target_permit), fields.application).await?;
         leave_connections(&write, id).await?;
         self.write_device(&write, id, fields).await?;
@@ -350,7 +354,10 @@ impl DeviceAdminStore for PgAdminStore {
                 .map_err(pg)?;
             write
                 .db()
-                .execute("INSERT INTO connection_device (connection_id, device_id) VALUES ($1, $2)", &[&connection, &id.0])
+                .execute(
+                    "INSERT INTO connection_device (connection_id, device_id) VALUES ($1, $2)",
+                    &[&connection, &id.0],
+                )
                 .await
                 .map_err(pg)?;
             write.record(ChangeAction::Create, ChangedEntity::Connection, connection, None).await?;
@@ -363,9 +370,8 @@ impl DeviceAdminStore for PgAdminStore {
     async fn delete_device(&self, permit: &Permit, by: &ChangedBy, id: DeviceId) -> Result<NumDeleted, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
-        let (_, snapshot) = self.begin_change(&write, id).await?;
-        let num_deleted =
-            write.db().execute("DELETE FROM iot_device WHERE id = $1", &[&id.0]).await.map_err(pg)?;
+        let (_, snapshot) = self.begin_device_change(&write, id).await?;
+        let num_deleted = write.db().execute("DELETE FROM iot_device WHERE id = $1", &[&id.0]).await.map_err(pg)?;
         write.record(ChangeAction::Delete, ChangedEntity::Device, id.0, snapshot).await?;
         write.commit().await?;
         Ok(NumDeleted(num_deleted))

@@ -270,10 +270,8 @@ impl InspectStore for PgAdminStore {
             "SELECT e.id, e.payload_decoder_id, p.name AS decoder_name, e.device_id, d.name AS device_name, e.kind, e.message, \
              e.sample, e.num_failures, e.failed_at {from} ORDER BY e.id DESC LIMIT $4 OFFSET $5"
         );
-        let rows = client
-            .query(&sql, &[&organizations, &applications, &id, &page.limit, &page.offset])
-            .await
-            .map_err(pg)?;
+        let rows =
+            client.query(&sql, &[&organizations, &applications, &id, &page.limit, &page.offset]).await.map_err(pg)?;
         let num_all = client
             .query_one(&format!("SELECT count(*) {from}"), &[&organizations, &applications, &id])
             .await
@@ -310,12 +308,8 @@ impl InspectStore for PgAdminStore {
             )
             .await
             .map_err(pg)?;
-        let num_all = client
-            .query_one("SELECT count(*) FROM unknown_sender", &[])
-            .await
-            .map_err(pg)?
-            .try_get(0)
-            .map_err(pg)?;
+        let num_all =
+            client.query_one("SELECT count(*) FROM unknown_sender", &[]).await.map_err(pg)?.try_get(0).map_err(pg)?;
         let senders = rows
             .iter()
             .map(|row| {

@@ -2,23 +2,38 @@
 
 pub mod change;
 
+mod connection;
+mod decoder;
+mod device;
+mod inspect;
+mod related;
+mod secrets;
+mod target;
+
+use std::sync::Arc;
+
 use deadpool_postgres::{Client, Pool};
 use sluse_schema::port::StoreError;
 use sluse_schema::port::admin::AdminError;
 use tokio_postgres::error::SqlState;
 
+use super::cipher::Cipher;
+use super::connect::Store;
 use super::error::{describe, store_error};
 
 /// The administrative store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct PgAdminStore {
     pub(crate) pool: Pool,
+    pub(crate) cipher: Arc<Cipher>,
+    /// Partitions of each topic, for the partition that a new target gets.
+    pub(crate) num_partitions: u32,
 }
 
 impl PgAdminStore {
-    /// Over a pool whose database has been migrated.
-    pub fn new(pool: Pool) -> Self {
-        Self { pool }
+    /// Beside the data path's store: the same pool, key and partitions.
+    pub fn new(store: &Store) -> Self {
+        Self { pool: store.pool().clone(), cipher: Arc::clone(store.cipher()), num_partitions: store.num_partitions() }
     }
 
     /// A connection.

@@ -18,9 +18,9 @@ pub(super) fn seal(cipher: &Cipher, secret: &Secret) -> Vec<u8> {
 }
 
 pub(super) fn open(cipher: &Cipher, sealed: &[u8]) -> Result<Secret, AdminError> {
-    let clear = cipher
-        .decrypt(sealed)
-        .map_err(|_| AdminError::Store(StoreError::Refused("a secret was encrypted with another SLUSE_SECRET_KEY".into())))?;
+    let clear = cipher.decrypt(sealed).map_err(|_| {
+        AdminError::Store(StoreError::Refused("a secret was encrypted with another SLUSE_SECRET_KEY".into()))
+    })?;
     String::from_utf8(clear).map(Secret::new).map_err(|_| unreadable("an encrypted column"))
 }
 

@@ -90,7 +90,11 @@ impl PgAdminStore {
     }
 
     /// The target as it is before a write, once the permit was checked against its row. Locks the row.
-    async fn begin_change(&self, write: &Write<'_>, id: TargetId) -> Result<(TargetRow, Option<Value>), AdminError> {
+    async fn begin_target_change(
+        &self,
+        write: &Write<'_>,
+        id: TargetId,
+    ) -> Result<(TargetRow, Option<Value>), AdminError> {
         let snapshot = write.snapshot(ChangedEntity::Target, id.0).await?.ok_or(AdminError::NotFound)?;
         let target = self.one_target(write.db(), id).await?;
         write.check(&application_resource(target.fields.application, target.organization))?;
@@ -220,7 +224,7 @@ impl TargetAdminStore for PgAdminStore {
     ) -> Result<TargetRow, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
-        let (before, snapshot) = self.begin_change(&write, id).await?;
+        let (before, snapshot) = self.begin_target_change(&write, id).await?;
         if fields.application != before.fields.application {
             let organization = organization_of(write.db(), fields.application).await?;
             covers(target_permit, &application_resource(fields.application, organization))?;
@@ -236,10 +240,9 @@ impl TargetAdminStore for PgAdminStore {
     async fn delete_target(&self, permit: &Permit, by: &ChangedBy, id: TargetId) -> Result<NumDeleted, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
-        let (_, snapshot) = self.begin_change(&write, id).await?;
+        let (_, snapshot) = self.begin_target_change(&write, id).await?;
         end_connections(&write, id).await?;
-        let num_deleted =
-            write.db().execute("DELETE FROM data_target WHERE id = $1", &[&id.0]).await.map_err(pg)?;
+        let num_deleted = write.db().execute("DELETE FROM data_target WHERE id = $1", &[&id.0]).await.map_err(pg)?;
         write.record(ChangeAction::Delete, ChangedEntity::Target, id.0, snapshot).await?;
         write.commit().await?;
         Ok(NumDeleted(num_deleted))
@@ -248,47 +251,40 @@ impl TargetAdminStore for PgAdminStore {
 
 impl PgAdminStore {
     /// Writes every column that people set, and the data set.
-    async fn write_target(
-        &self,
-        write: &Write<'_>,
-        id: TargetId,
-        fields: &TargetFields,
-    ) -> Result<(), AdminError> {
+    async fn write_target(&self, write: &Write<'_>, id: TargetId, fields: &TargetFields) -> Result<(), AdminError> {
         let tx = write.db();
         tx.execute(
-                "UPDATE data_target SET application_id = $2, name = $3, url = $4, timeout_ms = $5, secrets_enc = $6, \
+            "UPDATE data_target SET application_id = $2, name = $3, url = $4, timeout_ms = $5, secrets_enc = $6, \
                  mqtt_port = $7, mqtt_topic = $8, mqtt_qos = $9, mqtt_username = $10, tenant = $11, context = $12, \
                  token_endpoint = $13, client_id = $14, ca_certificates = $15, rate_per_second = $16, \
                  num_in_flight_max = $17, age_seconds_max = $18, updated_by = $19, updated_at = now() \
                  WHERE id = $1",
-                &[
-                    &id.0,
-                    &fields.application.0,
-                    &fields.name,
-                    &fields.url,
-                    &fields.timeout_ms,
-                    &self.seal_target(fields),
-                    &fields.mqtt_port,
-                    &fields.mqtt_topic,
-                    &fields.mqtt_qos,
-                    &fields.mqtt_username,
-                    &fields.tenant,
-                    &fields.context,
-                    &fields.token_endpoint,
-                    &fields.client_id,
-                    &fields.ca_certificates,
-                    &fields.rate_per_second,
-                    &fields.num_in_flight_max,
-                    &fields.age_seconds_max,
-                    &write.user_id(),
-                ],
-            )
-            .await
-            .map_err(pg)?;
+            &[
+                &id.0,
+                &fields.application.0,
+                &fields.name,
+                &fields.url,
+                &fields.timeout_ms,
+                &self.seal_target(fields),
+                &fields.mqtt_port,
+                &fields.mqtt_topic,
+                &fields.mqtt_qos,
+                &fields.mqtt_username,
+                &fields.tenant,
+                &fields.context,
+                &fields.token_endpoint,
+                &fields.client_id,
+                &fields.ca_certificates,
+                &fields.rate_per_second,
+                &fields.num_in_flight_max,
+                &fields.age_seconds_max,
+                &write.user_id(),
+            ],
+        )
+        .await
+        .map_err(pg)?;
         let Some(dataset) = &fields.dataset else {
-            tx.execute("DELETE FROM open_data_dk_dataset WHERE data_target_id = $1", &[&id.0])
-                .await
-                .map_err(pg)?;
+            tx.execute("DELETE FROM open_data_dk_dataset WHERE data_target_id = $1", &[&id.0]).await.map_err(pg)?;
             return Ok(());
         };
         tx.execute(

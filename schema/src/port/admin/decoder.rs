@@ -37,8 +37,11 @@ pub trait DecoderAdminStore: Debug + Send + Sync + 'static {
     async fn decoders_by_id(&self, ids: &[DecoderId]) -> Result<Vec<DecoderRow>, AdminError>;
 
     /// A page of the decoders of one organisation, or of all: they are shared by design.
-    async fn decoders(&self, organization: Option<OrganizationId>, page: &Page)
-    -> Result<Listed<DecoderRow>, AdminError>;
+    async fn decoders(
+        &self,
+        organization: Option<OrganizationId>,
+        page: &Page,
+    ) -> Result<Listed<DecoderRow>, AdminError>;
 
     /// Ids and names of decoders, at most `num_max`.
     async fn decoder_names(&self, num_max: i64) -> Result<Listed<(DecoderId, String)>, AdminError>;

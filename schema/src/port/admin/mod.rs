@@ -5,9 +5,14 @@
 
 pub mod account;
 pub mod application;
+pub mod connection;
+pub mod decoder;
+pub mod device;
 pub mod device_model;
+pub mod inspect;
 pub mod organization;
 pub mod permission;
+pub mod target;
 pub mod user;
 
 pub use account::{Account, AccountStore, ApiKeyCaller};
@@ -15,11 +20,16 @@ pub use application::{
     ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, ApplicationRow, ApplicationStore,
     DashboardCounts, DeviceListing, DeviceSummary, LatestSummary, MapDevice, StatusCheck, TargetSummary,
 };
+pub use connection::ConnectionAdminStore;
+pub use decoder::DecoderAdminStore;
+pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
+pub use inspect::InspectStore;
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
+pub use target::TargetAdminStore;
 pub use user::{NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
 
 use chrono::{DateTime, Utc};
@@ -30,7 +40,17 @@ use crate::permission::PrincipalKind;
 
 /// Everything that administration stores.
 pub trait AdminStore:
-    AccountStore + OrganizationStore + PermissionStore + UserStore + ApplicationStore + DeviceModelStore
+    AccountStore
+    + OrganizationStore
+    + PermissionStore
+    + UserStore
+    + ApplicationStore
+    + DeviceModelStore
+    + DeviceAdminStore
+    + DecoderAdminStore
+    + TargetAdminStore
+    + ConnectionAdminStore
+    + InspectStore
 {
 }
 
