@@ -60,10 +60,12 @@ pub struct Gate {
 }
 
 type Answer = Result<Accepted, RefusedArrival>;
+/// Where the answers of an append go.
+type Places = Vec<(usize, Accepted)>;
 
 /// Arrivals of one partition on their way into the log: where their answers go, and the append.
 struct Appending<'a> {
-    places: Vec<(usize, Accepted)>,
+    places: Places,
     append: BoxFuture<'a, Result<Offset, LogError>>,
     /// Set when the first poll already answered.
     outcome: Option<Result<Offset, LogError>>,
@@ -107,7 +109,7 @@ impl Gate {
 
     /// Puts arrivals of known senders into the log's queue: when this returns, their order is decided.
     async fn enqueue<'a>(&'a self, arrivals: Vec<(usize, Arrival, DeviceRef)>) -> Vec<Appending<'a>> {
-        let mut by_partition: BTreeMap<PartitionId, (Vec<(usize, Accepted)>, Vec<NewRecord>)> = BTreeMap::new();
+        let mut by_partition: BTreeMap<PartitionId, (Places, Vec<NewRecord>)> = BTreeMap::new();
         for (place, arrival, sender) in arrivals {
             let partition = partition_of_device(sender.device, self.log.num_partitions());
             let meta = UplinkMeta {

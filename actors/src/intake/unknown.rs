@@ -15,10 +15,13 @@ const NUM_STRANGERS_MAX: usize = 1_000;
 /// How often the list is written.
 const ROUND: Duration = Duration::from_secs(2);
 
+/// When a stranger was heard last (Unix milliseconds), and how often.
+type Heard = (i64, u64);
+
 /// Strangers since the last round.
 #[derive(Clone, Debug, Default)]
 pub struct UnknownLister {
-    heard: Arc<Mutex<HashMap<(SourceKind, String), (i64, u64)>>>,
+    heard: Arc<Mutex<HashMap<(SourceKind, String), Heard>>>,
 }
 
 /// How a stranger is shown: its devEUI, or the first characters of its key's hash.

@@ -207,7 +207,7 @@ impl PartitionConsumer {
     /// Once everything below P is applied, the window starts anew at P, live.
     pub(crate) fn end_replay_when_done(&mut self, ctx: &mut Context<Self>) {
         let Some(until) = self.replay_until else { return };
-        if self.window.next() >= until && self.window.len() == 0 {
+        if self.window.next() >= until && self.window.num_entries() == 0 {
             info!(partition = self.partition.0, committed = until.0, "device states are up to the committed position");
             self.replay_until = None;
             self.window = Window::new(until, self.config.limits);
@@ -229,7 +229,7 @@ impl PartitionConsumer {
         if !self.is_taken || self.is_replaying() {
             return self.answer_drain();
         }
-        if !self.window.is_empty() {
+        if !self.window.is_settled() {
             return;
         }
         if self.dirty.is_empty() && self.state_position == self.window.from() {
@@ -240,7 +240,7 @@ impl PartitionConsumer {
 
     pub(crate) fn answer_drain(&mut self) {
         if let Some(answer) = self.draining.take() {
-            let _ = answer.send(self.window.len() == 0);
+            let _ = answer.send(self.window.num_entries() == 0);
         }
     }
 }

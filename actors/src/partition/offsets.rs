@@ -68,12 +68,12 @@ impl Window {
     }
 
     /// Uplinks that are open or wait for their step.
-    pub fn len(&self) -> usize {
+    pub fn num_entries(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is open and nothing waits.
-    pub fn is_empty(&self) -> bool {
+    /// Whether nothing is open, nothing waits, and everything read is in a step.
+    pub fn is_settled(&self) -> bool {
         self.entries.is_empty() && self.from == self.next
     }
 
@@ -247,7 +247,7 @@ mod tests {
                 seen.extend(step.outputs.iter().map(|(_, r)| r.key as u64));
             }
             prop_assert_eq!(seen, (0..40).collect::<Vec<_>>());
-            prop_assert!(window.is_empty());
+            prop_assert!(window.is_settled());
         }
     }
 }

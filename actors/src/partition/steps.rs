@@ -123,7 +123,7 @@ impl PartitionConsumer {
         }
         counter!(DELIVERIES, "partition" => partition.clone()).increment(num_outputs as u64);
         histogram!(STEP_UPLINKS).record(outcomes.len() as f64);
-        gauge!(OPEN_UPLINKS, "partition" => partition.clone()).set(self.window.len() as f64);
+        gauge!(OPEN_UPLINKS, "partition" => partition.clone()).set(self.window.num_entries() as f64);
         let lag_records = self.log_end.0.saturating_sub(self.window.from().0);
         gauge!(LAG_RECORDS, "partition" => partition.clone()).set(lag_records as f64);
         let lag_seconds = self.window.oldest_received_at_ms().map_or(0.0, |at| (now_ms() - at).max(0) as f64 / 1e3);
