@@ -125,6 +125,11 @@ impl ApiError {
         Self { is_from_parser: true, ..Self::bad_request(message) }
     }
 
+    /// 404 for a path or method that there is not.
+    pub fn no_route(method: &actix_web::http::Method, path: &str) -> Self {
+        Self { is_from_parser: true, ..Self::not_found(format!("Cannot {method} {path}")) }
+    }
+
     /// 413.
     pub fn too_large() -> Self {
         Self { is_from_parser: true, ..Self::bare(StatusCode::PAYLOAD_TOO_LARGE) }
@@ -160,7 +165,7 @@ impl ApiError {
         &self.body
     }
 
-    /// Whether it came about before the request was understood.
+    /// Whether it came about before a handler was reached; below `/auth` it keeps its form then.
     pub fn is_from_parser(&self) -> bool {
         self.is_from_parser
     }

@@ -87,7 +87,7 @@ pub fn api_routes(cfg: &mut web::ServiceConfig) {
 
 async fn nothing_there(request: HttpRequest) -> ApiResult {
     let path = request.uri().path_and_query().map_or_else(|| request.path().to_owned(), ToString::to_string);
-    Err(ApiError::not_found(format!("Cannot {} {path}", request.method())))
+    Err(ApiError::no_route(request.method(), &path))
 }
 
 /// Only the web client's origin may read answers in a browser.

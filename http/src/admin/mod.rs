@@ -1,6 +1,8 @@
 //! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here.
 
 mod access;
+mod applications;
+mod auth;
 mod connections;
 mod dead_letters;
 mod decoder_errors;
@@ -8,21 +10,31 @@ mod decoders;
 mod device_batch;
 mod device_csv;
 mod device_input;
+mod device_models;
 mod device_shape;
 mod devices;
 pub mod live_tail;
 mod mask;
+mod organizations;
+mod permissions;
 mod target_input;
 mod target_state;
 mod targets;
 pub mod test_decoder;
 mod unknown_devices;
+mod users;
 pub mod view;
 
 use actix_web::web;
 
 /// Every administrative route below the API's prefix.
 pub fn routes(cfg: &mut web::ServiceConfig) {
+    auth::routes(cfg);
+    organizations::routes(cfg);
+    permissions::routes(cfg);
+    users::routes(cfg);
+    applications::routes(cfg);
+    device_models::routes(cfg);
     devices::routes(cfg);
     decoders::routes(cfg);
     test_decoder::routes(cfg);

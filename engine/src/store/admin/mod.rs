@@ -1,6 +1,16 @@
 //! Administration in PostgreSQL: one file per resource, and [`change`], through which every write goes (I5).
 
+mod account;
+mod application;
+mod application_write;
+pub mod bootstrap;
 pub mod change;
+mod device_lists;
+mod device_model;
+mod organization;
+mod permission;
+pub mod row;
+mod user;
 
 mod connection;
 mod decoder;
@@ -14,12 +24,14 @@ use std::sync::Arc;
 
 use deadpool_postgres::{Client, Pool};
 use sluse_schema::port::StoreError;
-use sluse_schema::port::admin::AdminError;
+use sluse_schema::port::admin::{AdminError, AdminStore};
 use tokio_postgres::error::SqlState;
 
 use super::cipher::Cipher;
 use super::connect::Store;
 use super::error::{describe, store_error};
+
+pub use bootstrap::{BootstrapError, NewAdmin, ensure_global_admin, reset_password};
 
 /// The administrative store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -44,6 +56,8 @@ impl PgAdminStore {
         self.pool.get().await.map_err(|e| StoreError::Unavailable(e.to_string()).into())
     }
 }
+
+impl AdminStore for PgAdminStore {}
 
 /// What an error of the database means for administration. Taken, missing and used rows are told from data that it refuses and
 /// from a database that is away.

@@ -8,6 +8,7 @@ use chrono::{DateTime, Utc};
 use super::{AdminError, ChangedBy};
 use crate::id::UserId;
 use crate::permission::Grant;
+use crate::policy::Permit;
 use crate::secret::Secret;
 
 /// A user as authentication sees him, groups included.
@@ -56,5 +57,11 @@ pub trait AccountStore: Debug + Send + Sync + 'static {
     async fn caller_of_api_key(&self, key_hash: &[u8; 32]) -> Result<Option<ApiKeyCaller>, AdminError>;
 
     /// Notes a successful log-in. `rehash` replaces the password's hash when it was of an older kind.
-    async fn record_log_in(&self, user: UserId, rehash: Option<&Secret>, by: &ChangedBy) -> Result<(), AdminError>;
+    async fn record_log_in(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        user: UserId,
+        rehash: Option<&Secret>,
+    ) -> Result<(), AdminError>;
 }

@@ -30,7 +30,7 @@ pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
 pub use target::TargetAdminStore;
-pub use user::{NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
+pub use user::{AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
 
 use chrono::{DateTime, Utc};
 

@@ -45,6 +45,17 @@ pub struct UserListing {
     pub permissions: Vec<PermissionDetail>,
 }
 
+/// Where a user belongs, for decisions about his account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountScope {
+    pub user: UserId,
+    /// Organisations in which he has a group, ascending.
+    pub organizations: Vec<OrganizationId>,
+    /// Organisations that he asked to be let into.
+    pub requested: Vec<OrganizationId>,
+    pub is_global_admin: bool,
+}
+
 /// A user to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewUser {
@@ -68,8 +79,6 @@ pub struct UserChange {
     /// Outer `None`: stays; inner `None`: never.
     pub expires_at: Option<Option<DateTime<Utc>>>,
     pub is_global_admin: Option<bool>,
-    /// Groups of these organisations are replaced by `permissions`; all others stay. `None`: of all.
-    pub permissions_within: Option<Vec<OrganizationId>>,
     /// `None`: groups stay.
     pub permissions: Option<Vec<i64>>,
 }
@@ -88,7 +97,8 @@ pub enum UserQuery {
 /// Users.
 #[async_trait]
 pub trait UserStore: Debug + Send + Sync + 'static {
-    /// Makes a user.
+    /// Makes a user. `permit` is for an account ([`crate::policy::Resource::Account`]) of user zero in the organisations of its
+    /// groups.
     ///
     /// # Errors
     /// [`AdminError::Taken`] when the e-mail is in use.
@@ -105,6 +115,9 @@ pub trait UserStore: Debug + Send + Sync + 'static {
 
     /// Clears the welcome screen; `true` when it was shown before.
     async fn hide_welcome(&self, permit: &Permit, by: &ChangedBy, id: UserId) -> Result<bool, AdminError>;
+
+    /// Where these users belong; one that is gone is missing.
+    async fn account_scopes(&self, users: &[UserId]) -> Result<Vec<AccountScope>, AdminError>;
 
     /// One with his groups (organisation and levels filled; users of each group only when `with_members`).
     async fn user(&self, id: UserId, with_members: bool) -> Result<UserDetail, AdminError>;

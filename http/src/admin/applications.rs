@@ -1,0 +1,445 @@
+//! Applications (control-plane 2.8), and the lists of their devices. Nothing here waits for ChirpStack.
+
+use actix_web::http::StatusCode;
+use actix_web::web;
+use serde_json::{Value, json};
+use sluse_schema::id::{ApplicationId, OrganizationId};
+use sluse_schema::policy::{Permit, Resource};
+use sluse_schema::port::admin::{
+    AdminError, ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, DeviceListing,
+    DeviceSummary, MapDevice, StatusCheck, TargetSummary,
+};
+
+use super::view;
+use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult, code};
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
+use crate::page::Query;
+use crate::validate::{Form, MASK, Rule};
+
+/// Devices that an organisation's map shows.
+const NUM_MAP_DEVICES_MAX: i64 = 50_000;
+
+/// `ApplicationStatus`.
+pub const STATUSES: [&str; 5] = ["NONE", "IN-OPERATION", "PROJECT", "PROTOTYPE", "OTHER"];
+
+/// Types that devices of an application may be of.
+pub const DEVICE_TYPES: [&str; 6] =
+    ["GENERIC_HTTP", "LORAWAN", "MQTT_INTERNAL_BROKER", "MQTT_EXTERNAL_BROKER", "SIGFOX", "OTHER"];
+
+/// `ControlledProperty`, also of device models.
+pub const CONTROLLED_PROPERTIES: [&str; 41] = [
+    "airPollution",
+    "atmosphericPressure",
+    "cdom",
+    "conductance",
+    "conductivity",
+    "depth",
+    "eatingActivity",
+    "electricityConsumption",
+    "energy",
+    "fillingLevel",
+    "gasComsumption",
+    "heading",
+    "humidity",
+    "light",
+    "location",
+    "milking",
+    "motion",
+    "movementActivity",
+    "noiseLevel",
+    "occupancy",
+    "orp",
+    "pH",
+    "power",
+    "precipitation",
+    "pressure",
+    "salinity",
+    "smoke",
+    "soilMoisture",
+    "solarRadiation",
+    "speed",
+    "tds",
+    "temperature",
+    "trafficFlow",
+    "tss",
+    "turbidity",
+    "waterConsumption",
+    "waterPollution",
+    "weatherConditions",
+    "weight",
+    "windDirection",
+    "windSpeed",
+];
+
+/// Routes.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/application", web::post().to(create))
+        .route("/application", web::get().to(list))
+        .route("/application/updateApplicationOrganization/{id}", web::put().to(relocate))
+        .route("/application/{id}", web::get().to(one))
+        .route("/application/{id}", web::put().to(update))
+        .route("/application/{id}", web::delete().to(delete))
+        .route("/application/{id}/filter-information", web::get().to(owners))
+        .route("/application/{id}/application-dashboard-data", web::get().to(dashboard))
+        .route("/application/{id}/iot-devices", web::get().to(devices))
+        .route("/application/{id}/iot-devices-org", web::get().to(devices_of_organization))
+        .route("/application/{id}/iot-devices-map", web::get().to(map));
+}
+
+/// An application as a resource, with the organisation that it belongs to now.
+pub async fn resource_of(id: ApplicationId, state: &AppState) -> ApiResult<Resource> {
+    let organization = state.admin().organization_of_application(id).await?;
+    Ok(Resource::Application { application: id, organization })
+}
+
+fn is_phone_number(text: &str) -> bool {
+    let mut run = 0;
+    let has_run = text.bytes().any(|b| {
+        run = if b.is_ascii_digit() || b == b'-' || b == b'+' { run + 1 } else { 0 };
+        run >= 6
+    });
+    has_run && text.chars().count() <= 12
+}
+
+/// What a body says; `organization`: where the application is now, if it says nothing of that.
+fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<ApplicationDraft> {
+    let mut form = Form::of(body);
+    let short = [Rule::Max(100)];
+    let long = [Rule::Max(1024)];
+    let phone = [Rule::Custom("isPhoneNumberString", "contactPhone must be a valid phone number", is_phone_number)];
+    let name = form.text("name", &[Rule::Min(1), Rule::Max(50)]);
+    let organization = match (organization, form.get("organizationId")) {
+        (Some(current), None) => current,
+        _ => OrganizationId(form.id("organizationId", None)),
+    };
+    let draft = ApplicationDraft {
+        organization,
+        name,
+        description: form.text_opt("description", &long),
+        status: form.one_of_opt("status", &STATUSES),
+        start_date: form.date_opt("startDate"),
+        end_date: form.date_opt("endDate"),
+        category: form.text_opt("category", &short),
+        owner: form.text_opt("owner", &short),
+        contact_person: form.text_opt("contactPerson", &short),
+        contact_email: form.text_opt("contactEmail", &short),
+        // The web client sends "" for none.
+        contact_phone: match form.get("contactPhone").and_then(Value::as_str) {
+            Some("") => None,
+            _ => form.text_opt("contactPhone", &phone),
+        },
+        personal_data: form.boolean_opt("personalData"),
+        hardware: form.text_opt("hardware", &long),
+        controlled_properties: form.subset_opt("controlledProperties", &CONTROLLED_PROPERTIES),
+        device_types: form.subset_opt("deviceTypes", &DEVICE_TYPES),
+        permissions: form.ids_opt("permissionIds"),
+    };
+    form.finish()?;
+    Ok(draft)
+}
+
+async fn create(caller: Caller<ApplicationAdmin>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
+    let draft = draft(&body, None)?;
+    let permit = caller.write(Resource::Organization(draft.organization))?;
+    let detail = state.admin().create_application(&permit, &caller.changed_by, &draft).await?;
+    let mut row = full(&detail);
+    let own = detail.application.id.0;
+    // Groups are shown as they were before: that is how the reference answers here.
+    for permission in row["permissions"].as_array_mut().into_iter().flatten() {
+        if let Some(ids) = permission["applicationIds"].as_array_mut() {
+            ids.retain(|id| *id != json!(own));
+        }
+    }
+    row["multicasts"] = json!([]);
+    Ok(uncached(created(row)))
+}
+
+async fn update(
+    caller: Caller<ApplicationAdmin>,
+    id: PathId,
+    state: web::Data<AppState>,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
+    let id = ApplicationId(id.0);
+    let organization = state.admin().organization_of_application(id).await?;
+    let permit = caller.write(Resource::Application { application: id, organization })?;
+    let draft = draft(&body, Some(organization))?;
+    let target = target_permit(&caller, organization, draft.organization)?;
+    let detail =
+        state.admin().update_application(&permit, target.as_ref(), &caller.changed_by, id, &draft).await?;
+    Ok(uncached(ok(full(&detail))))
+}
+
+/// Permission to put an application into an organisation, when it is not there already.
+fn target_permit<R: CallerRule>(
+    caller: &Caller<R>,
+    current: OrganizationId,
+    target: OrganizationId,
+) -> ApiResult<Option<Permit>> {
+    if current == target { Ok(None) } else { caller.write(Resource::Organization(target)).map(Some) }
+}
+
+async fn relocate(
+    caller: Caller<ApplicationAdmin>,
+    id: PathId,
+    state: web::Data<AppState>,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
+    let id = ApplicationId(id.0);
+    let permit = caller.write(resource_of(id, &state).await?)?;
+    let mut form = Form::of(&body);
+    let organization = OrganizationId(form.id("organizationId", None));
+    let permissions = form.ids_opt("permissionIds").unwrap_or_default();
+    form.finish()?;
+    let target = caller.write(Resource::Organization(organization))?;
+    let result = state
+        .admin()
+        .move_application(&permit, &target, &caller.changed_by, id, organization, &permissions)
+        .await;
+    match result {
+        Ok(detail) => Ok(uncached(ok(full(&detail)))),
+        Err(AdminError::BadReference(_)) => Err(ApiError::bad_request(code::POST_FAILED)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn delete(caller: Caller<ApplicationAdmin>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let id = ApplicationId(id.0);
+    let permit = caller.write(resource_of(id, &state).await?)?;
+    match state.admin().delete_application(&permit, &caller.changed_by, id).await {
+        Ok(num) => Ok(deleted(num)),
+        Err(AdminError::InUse("Sigfox devices")) => {
+            Err(ApiError::new(StatusCode::CONFLICT, code::DELETE_NOT_ALLOWED_HAS_SIGFOX_DEVICE))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn one(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let id = ApplicationId(id.0);
+    caller.read(resource_of(id, &state).await?)?;
+    Ok(ok(full(&state.admin().application(id).await?)))
+}
+
+/// The filter of a list, with what the caller may see in it.
+fn filter<R: CallerRule>(
+    caller: &Caller<R>,
+    query: &Query,
+    organization: Option<OrganizationId>,
+) -> ApiResult<ApplicationQuery> {
+    if let Some(organization) = organization {
+        caller.read(Resource::Organization(organization))?;
+    }
+    let status_check = match query.text("statusCheck") {
+        Some("stable") => Some(StatusCheck::Stable),
+        Some("alert") => Some(StatusCheck::Alert),
+        _ => None,
+    };
+    Ok(ApplicationQuery {
+        visible: caller.principal.visible_applications(),
+        organization,
+        status: query.text("status").map(str::to_owned),
+        status_check,
+        owner: query.text("owner").map(str::to_owned),
+    })
+}
+
+async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
+    let page = query.page_or_all()?;
+    let filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
+    let found = state.admin().applications(&filter, &page).await?;
+    let rows = found
+        .rows
+        .iter()
+        .map(|ApplicationListing { detail, status_check }| {
+            let mut row = listing(detail);
+            row["belongsTo"] = view::organization(&detail.organization);
+            row["statusCheck"] = json!(match status_check {
+                StatusCheck::Stable => "stable",
+                StatusCheck::Alert => "alert",
+            });
+            row
+        })
+        .collect();
+    Ok(listed(rows, found.num_all))
+}
+
+async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let organization = OrganizationId(id.0);
+    caller.read(Resource::Organization(organization))?;
+    let owners = state.admin().application_owners(&caller.principal.visible_applications(), organization).await?;
+    Ok(ok(json!(owners)))
+}
+
+async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let organization = OrganizationId(id.0);
+    caller.read(Resource::Organization(organization))?;
+    let counts = state.admin().dashboard_counts(&caller.principal.visible_applications(), organization).await?;
+    Ok(ok(json!({
+        "total": counts.num_applications,
+        "withError": counts.num_with_error,
+        "totalDevices": counts.num_devices,
+    })))
+}
+
+async fn devices(caller: Caller<Reader>, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
+    let id = ApplicationId(id.0);
+    caller.read(resource_of(id, &state).await?)?;
+    let found = state.admin().application_devices(id, &query.page()?).await?;
+    Ok(listed(found.rows.iter().map(device_listing).collect(), found.num_all))
+}
+
+async fn devices_of_organization(
+    caller: Caller<Reader>,
+    id: PathId,
+    query: Query,
+    state: web::Data<AppState>,
+) -> ApiResult {
+    let filter = filter(&caller, &query, Some(OrganizationId(id.0)))?;
+    let found = state.admin().organization_devices(&filter, NUM_MAP_DEVICES_MAX).await?;
+    Ok(ok(found.iter().map(device).collect()))
+}
+
+async fn map(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let id = ApplicationId(id.0);
+    caller.read(resource_of(id, &state).await?)?;
+    Ok(ok(state.admin().application_map(id).await?.iter().map(map_device).collect()))
+}
+
+/// An application with everything that its page shows.
+fn full(detail: &ApplicationDetail) -> Value {
+    let mut row = view::with_authors(listing(detail), &detail.application.stamps);
+    row["belongsTo"] = view::organization(&detail.organization);
+    row["permissions"] = detail.permissions.iter().map(view::permission).collect();
+    row
+}
+
+/// An application as lists show it.
+pub fn listing(detail: &ApplicationDetail) -> Value {
+    let application = &detail.application;
+    let types = |types: &[String]| -> Value {
+        types
+            .iter()
+            .enumerate()
+            .map(|(index, name)| view::base(index as i64 + 1, &application.stamps, json!({"type": name})))
+            .collect()
+    };
+    let mut row = view::application(application);
+    row["iotDevices"] = detail.devices.iter().map(device).collect();
+    row["dataTargets"] = detail.targets.iter().map(target).collect();
+    row["controlledProperties"] = types(&application.controlled_properties);
+    row["deviceTypes"] = types(&application.device_types);
+    row
+}
+
+fn target(target: &TargetSummary) -> Value {
+    let fields = json!({
+        "type": target.r#type,
+        "name": target.name,
+        "lastMessageDate": view::instant_opt(target.last_message_at),
+    });
+    view::base(target.id, &target.stamps, fields)
+}
+
+/// A device as lists show it. Its key is not for everybody who may see it.
+fn device(device: &DeviceSummary) -> Value {
+    let fields = json!({
+        "name": device.name,
+        "type": device.r#type,
+        "location": view::location(device.longitude, device.latitude),
+        "commentOnLocation": device.comment_on_location,
+        "comment": device.comment,
+        "metadata": device.metadata,
+    });
+    let mut row = view::base(device.id, &device.stamps, fields);
+    view::extend(&mut row, device.settings.clone());
+    match device.r#type.as_str() {
+        "GENERIC_HTTP" => row["apiKey"] = json!(MASK),
+        "LORAWAN" => {
+            row["deviceEUI"] = json!(device.device_eui);
+            let is_otaa = device.settings.get("activationType").is_some_and(|t| t == "OTAA");
+            row["OTAAapplicationKey"] = if is_otaa { json!(MASK) } else { Value::Null };
+            for absent in ["deviceProfileName", "chirpstackApplicationId"] {
+                if row.get(absent).is_none() {
+                    row[absent] = Value::Null;
+                }
+            }
+        }
+        _ => {}
+    }
+    row["latestReceivedMessage"] = device.latest.map_or(Value::Null, |latest| {
+        json!({
+            "id": device.id,
+            "createdAt": view::instant(latest.received_at),
+            "updatedAt": view::instant(latest.received_at),
+            "sentTime": view::instant(latest.sent_at),
+            "rssi": latest.rssi_dbm,
+            "snr": latest.snr_db,
+        })
+    });
+    row
+}
+
+fn device_listing(listing: &DeviceListing) -> Value {
+    let mut row = device(&listing.device);
+    row["deviceModel"] = listing
+        .device_model
+        .as_ref()
+        .map_or(Value::Null, |(id, body, stamps)| view::base(*id, stamps, json!({"body": body})));
+    row["connections"] = listing.connections.iter().map(|(id, stamps)| view::base(*id, stamps, json!({}))).collect();
+    if listing.device.r#type == "LORAWAN" {
+        row["lorawanSettings"] = json!({
+            "devEUI": listing.device.device_eui,
+            "deviceStatusBattery": listing.battery_level_percent,
+        });
+    }
+    row
+}
+
+fn map_device(device: &MapDevice) -> Value {
+    let mut row = json!({
+        "id": device.id,
+        "name": device.name,
+        "type": device.r#type,
+        "location": view::location(device.longitude, device.latitude),
+    });
+    if let Some(at) = device.latest_sent_at {
+        row["latestSentMessage"] = json!(view::instant(at));
+    }
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_draft_is_checked_in_the_references_words() {
+        let body = json!({"name": "x".repeat(51), "organizationId": 1, "contactPhone": "abc", "status": "MAYBE"});
+        let error = draft(&body, None).unwrap_err();
+        let items = error.body()["message"].as_array().unwrap().clone();
+        let of = |name: &str| items.iter().find(|i| i["property"] == name).unwrap()["constraints"].clone();
+        assert_eq!(of("name"), json!({"maxLength": "name must be shorter than or equal to 50 characters"}));
+        assert_eq!(of("contactPhone"), json!({"isPhoneNumberString": "contactPhone must be a valid phone number"}));
+        assert_eq!(
+            of("status"),
+            json!({"isEnum": "status must be one of the following values: NONE, IN-OPERATION, PROJECT, PROTOTYPE, OTHER"})
+        );
+    }
+
+    #[test]
+    fn an_application_without_an_organisation_lands_in_none() {
+        let body = json!({"name": "Parking"});
+        assert_eq!(draft(&body, None).unwrap_err().body()["message"][0]["property"], "organizationId");
+        assert_eq!(draft(&body, Some(OrganizationId(4))).unwrap().organization, OrganizationId(4));
+    }
+
+    #[test]
+    fn phone_numbers_have_six_digits_in_a_row_and_twelve_characters() {
+        for (text, expected) in [("12345678", true), ("+45123456789", true), ("abc", false), ("12 34 56 78", false)] {
+            assert_eq!(is_phone_number(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Logging in, and who one is. Errors below `/auth` have a form of their own: status, time and path, no reason.
+
+use actix_web::body::BoxBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{HttpRequest, web};
+use chrono::Utc;
+use serde_json::{Value, json};
+use sluse_schema::permission::{Principal, PrincipalKind};
+use sluse_schema::policy::{Action, Resource, decide};
+use sluse_schema::port::admin::{Account, ChangedBy, OrganizationListing};
+
+use super::view;
+use crate::authz::{Anyone, Caller, TokenOnly};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult, reduce};
+use crate::json::{JsonBody, created, ok};
+use crate::metrics;
+use crate::password::Verdict;
+use crate::request_id::request_id;
+
+/// Routes.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.service(
+        web::scope("/auth")
+            .wrap(from_fn(reduce_errors))
+            .route("/login", web::post().to(log_in))
+            .route("/profile", web::get().to(profile))
+            .route("/me", web::get().to(me)),
+    );
+}
+
+/// Gives errors their form. What was wrong before a handler was reached (a body that does not parse, no such route) keeps its own.
+async fn reduce_errors(
+    request: ServiceRequest,
+    next: Next<BoxBody>,
+) -> Result<ServiceResponse<BoxBody>, actix_web::Error> {
+    let response = next.call(request).await?;
+    let status = response.status();
+    let is_from_parser = response
+        .response()
+        .error()
+        .and_then(|error| error.as_error::<ApiError>())
+        .is_some_and(ApiError::is_from_parser);
+    if status.is_success() || status.is_redirection() || is_from_parser {
+        return Ok(response);
+    }
+    let body = reduce(status, response.request().path()).to_string();
+    Ok(response.map_body(|_, _| BoxBody::new(body)))
+}
+
+async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
+    let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
+    let (Some(username), Some(password)) = (text("username"), text("password")) else {
+        return Err(ApiError::unauthorized());
+    };
+    let address = state.remote_address(&request);
+    if let Err(wait_s) = state.throttle.attempt(address, &username) {
+        metrics::log_in("throttled");
+        tracing::warn!(?address, "log-ins are throttled, somebody may be guessing passwords");
+        return Err(ApiError::too_many(wait_s));
+    }
+    let (account, rehash) = check(&state, &username, password).await?.ok_or_else(|| {
+        metrics::log_in("refused");
+        ApiError::unauthorized()
+    })?;
+    let principal = Principal::new(account.user, username, PrincipalKind::User, &account.grants);
+    let permit = decide(&principal, Action::Write, Resource::Own(account.user))?;
+    let by = ChangedBy {
+        user: account.user,
+        kind: PrincipalKind::User,
+        remote_address: address.map(|a| a.to_string()),
+        request_id: request_id(&request),
+    };
+    state.admin().record_log_in(&permit, &by, account.user, rehash.as_ref()).await?;
+    metrics::log_in("accepted");
+    Ok(created(json!({"accessToken": state.authenticator.issue(&account, Utc::now())?})))
+}
+
+/// The account, when the password is right and it may be used. A wrong name takes as long as a wrong password.
+async fn check(
+    state: &AppState,
+    username: &str,
+    password: String,
+) -> ApiResult<Option<(Account, Option<sluse_schema::secret::Secret>)>> {
+    let account = state.admin().account_of_email(username).await?;
+    let stored = account.as_ref().and_then(|a| a.password_hash.clone());
+    let verdict = state.passwords.verify(password, stored).await.map_err(|error| {
+        tracing::error!(%error, "a password could not be checked");
+        ApiError::internal()
+    })?;
+    Ok(account.filter(|a| a.is_usable(Utc::now())).and_then(|account| match verdict {
+        Verdict::Wrong => None,
+        Verdict::Right => Some((account, None)),
+        Verdict::RightRehashed(new) => Some((account, Some(new))),
+    }))
+}
+
+async fn profile(caller: Caller<TokenOnly<Anyone>>) -> ApiResult {
+    Ok(ok(json!({"sub": caller.principal.user, "username": caller.principal.name})))
+}
+
+async fn me(caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>) -> ApiResult {
+    let detail = state.admin().user(caller.principal.user, false).await?;
+    let organizations: Vec<Value> = if caller.principal.is_global_admin() {
+        state.admin().organizations_with_groups().await?.iter().map(organization_with_groups).collect()
+    } else {
+        let mut own: Vec<_> =
+            detail.permissions.iter().filter(|p| !p.levels.is_empty()).filter_map(|p| p.organization.clone()).collect();
+        own.sort_by_key(|o| o.id);
+        own.dedup_by_key(|o| o.id);
+        own.iter().map(view::organization).collect()
+    };
+    let mut user = view::user(&detail.user);
+    user["permissions"] = detail.permissions.iter().map(view::permission_with_levels).collect();
+    Ok(ok(json!({"user": user, "organizations": organizations})))
+}
+
+fn organization_with_groups(listing: &OrganizationListing) -> Value {
+    let mut row = view::organization(&listing.organization);
+    row["applications"] = listing.applications.iter().map(view::application).collect();
+    row["permissions"] = listing.permissions.iter().map(view::permission).collect();
+    row
+}

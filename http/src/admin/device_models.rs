@@ -1,0 +1,183 @@
+//! Device models (control-plane 2.10): FIWARE `DeviceModel` documents, checked against the schema's own rules.
+
+use actix_web::web;
+use serde_json::{Value, json};
+use sluse_schema::id::OrganizationId;
+use sluse_schema::policy::Resource;
+use sluse_schema::port::admin::DeviceModelRow;
+
+use super::applications::CONTROLLED_PROPERTIES;
+use super::view;
+use crate::authz::{Caller, Reader};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult};
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
+use crate::page::Query;
+use crate::validate::Form;
+
+const REQUIRED: [&str; 8] =
+    ["id", "type", "category", "controlledProperty", "manufacturerName", "brandName", "modelName", "name"];
+const FUNCTIONS: [&str; 6] = ["levelControl", "sensing", "onOff", "openClose", "metering", "eventNotification"];
+
+/// Routes.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/device-model", web::post().to(create))
+        .route("/device-model", web::get().to(list))
+        .route("/device-model/{id}", web::get().to(one))
+        .route("/device-model/{id}", web::put().to(update))
+        .route("/device-model/{id}", web::delete().to(delete));
+}
+
+/// What is wrong with a document, in ajv's words; empty when nothing is.
+fn check(body: &Value) -> Vec<Value> {
+    let Some(fields) = body.as_object() else {
+        return vec![json!({"constraints": {"type": "should be object"}})];
+    };
+    let mut errors: Vec<Value> = REQUIRED
+        .iter()
+        .filter(|name| !fields.contains_key(**name))
+        .map(|name| {
+            json!({"property": name, "constraints": {"required": format!("should have required property '{name}'")}})
+        })
+        .collect();
+    let mut expect = |is_met: bool, key: &str, text: &str| {
+        if !is_met {
+            errors.push(json!({"constraints": {key: text}}));
+        }
+    };
+    let one_of = "should be equal to one of the allowed values";
+    let is_among = |name: &str, values: &[&str]| {
+        fields.get(name).is_none_or(|v| v.as_str().is_some_and(|text| values.contains(&text)))
+    };
+    let are_texts = |name: &str, values: Option<&[&str]>| {
+        fields.get(name).is_none_or(|v| {
+            v.as_array().is_some_and(|items| {
+                items.iter().all(|i| i.as_str().is_some_and(|text| values.is_none_or(|v| v.contains(&text))))
+            })
+        })
+    };
+    expect(is_among("type", &["DeviceModel"]), "enum", one_of);
+    expect(is_among("deviceClass", &["C0", "C1", "C2"]), "enum", one_of);
+    expect(is_among("energyLimitationClass", &["E0", "E1", "E2", "E9"]), "enum", one_of);
+    expect(are_texts("controlledProperty", Some(&CONTROLLED_PROPERTIES)), "enum", one_of);
+    expect(are_texts("function", Some(&FUNCTIONS)), "enum", one_of);
+    expect(are_texts("supportedUnits", None), "type", "should be array");
+    let is_uri = fields.get("documentation").is_none_or(|v| v.as_str().is_some_and(|t| url::Url::parse(t).is_ok()));
+    expect(is_uri, "format", "should match format \"uri\"");
+    for name in ["manufacturerName", "brandName", "modelName", "name"] {
+        expect(fields.get(name).is_none_or(Value::is_string), "type", "should be string");
+    }
+    errors
+}
+
+/// The document of a request.
+fn document(body: &Value) -> ApiResult<Value> {
+    let document = body.get("body").cloned().unwrap_or(Value::Null);
+    let errors = check(&document);
+    if errors.is_empty() { Ok(document) } else { Err(ApiError::bad_request(errors)) }
+}
+
+fn full(row: &DeviceModelRow) -> Value {
+    let mut shown = view::with_authors(view::device_model(row), &row.stamps);
+    shown["belongsTo"] = view::organization(&row.organization);
+    shown
+}
+
+async fn create(caller: Caller<Reader>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
+    let mut form = Form::of(&body);
+    let organization = OrganizationId(form.id("belongsToId", None));
+    form.finish()?;
+    let permit = caller.write(Resource::Organization(organization))?;
+    let document = document(&body)?;
+    let row = state.admin().create_device_model(&permit, &caller.changed_by, organization, &document).await?;
+    Ok(uncached(created(full(&row))))
+}
+
+async fn update(
+    caller: Caller<Reader>,
+    id: PathId,
+    state: web::Data<AppState>,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
+    let before = state.admin().device_model(id.0).await?;
+    let permit = caller.write(Resource::Organization(before.organization.id))?;
+    let document = document(&body)?;
+    let row = state.admin().update_device_model(&permit, &caller.changed_by, id.0, &document).await?;
+    Ok(uncached(ok(full(&row))))
+}
+
+async fn delete(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let before = state.admin().device_model(id.0).await?;
+    let permit = caller.write(Resource::Organization(before.organization.id))?;
+    Ok(deleted(state.admin().delete_device_model(&permit, &caller.changed_by, id.0).await?))
+}
+
+async fn one(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let row = state.admin().device_model(id.0).await?;
+    caller.read(Resource::Organization(row.organization.id))?;
+    let mut shown = view::with_authors(view::device_model(&row), &row.stamps);
+    shown["belongsTo"] = json!(row.organization.id);
+    Ok(ok(shown))
+}
+
+async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
+    let page = query.page()?;
+    let among = match query.int("organizationId")?.map(OrganizationId) {
+        Some(organization) => {
+            caller.read(Resource::Organization(organization))?;
+            Some(vec![organization])
+        }
+        None if caller.principal.is_global_admin() => None,
+        None => Some(caller.principal.organizations()),
+    };
+    let found = state.admin().device_models(among.as_deref(), &page).await?;
+    let rows = found
+        .rows
+        .iter()
+        .map(|row| {
+            let mut shown = view::device_model(row);
+            shown["belongsTo"] = view::organization(&row.organization);
+            shown
+        })
+        .collect();
+    Ok(listed(rows, found.num_all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn model() -> Value {
+        json!({"id": "m1", "type": "DeviceModel", "category": ["sensor"], "controlledProperty": ["airPollution"],
+               "manufacturerName": "Acme", "brandName": "Acme", "modelName": "A1", "name": "Acme A1"})
+    }
+
+    #[test]
+    fn a_missing_property_is_named() {
+        let mut missing = model();
+        missing.as_object_mut().unwrap().remove("name");
+        assert_eq!(
+            check(&missing),
+            [json!({"property": "name", "constraints": {"required": "should have required property 'name'"}})]
+        );
+        assert!(check(&model()).is_empty());
+    }
+
+    #[test]
+    fn values_outside_their_sets_are_refused() {
+        for (name, value) in [
+            ("type", json!("Device")),
+            ("deviceClass", json!("C9")),
+            ("controlledProperty", json!(["luck"])),
+            ("function", json!("sensing")),
+            ("supportedUnits", json!([1])),
+            ("documentation", json!("not a uri")),
+            ("name", json!(7)),
+        ] {
+            let mut wrong = model();
+            wrong[name] = value;
+            assert_eq!(check(&wrong).len(), 1, "{name}");
+        }
+        assert_eq!(check(&Value::Null).len(), 1);
+    }
+}

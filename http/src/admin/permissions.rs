@@ -1,0 +1,271 @@
+//! User groups (control-plane 2.6), with the reference's holes closed: nobody makes a group of global administrators, groups hold
+//! applications of their own organisation only, and whoever does not administer an organisation's users sees only his own groups.
+
+use actix_web::http::StatusCode;
+use actix_web::web;
+use serde_json::{Value, json};
+use sluse_schema::id::{ApplicationId, OrganizationId, UserId};
+use sluse_schema::permission::{Principal, Role};
+use sluse_schema::policy::Resource;
+use sluse_schema::port::admin::{
+    AdminError, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow,
+};
+
+use super::{applications, view};
+use crate::authz::{Anyone, Caller, Rule as CallerRule, TokenOnly, UserAdmin};
+use crate::context::AppState;
+use crate::error::{ApiError, ApiResult, code};
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok};
+use crate::page::Query;
+use crate::validate::{FieldError, Form, Rule};
+
+/// Routes.
+pub fn routes(cfg: &mut web::ServiceConfig) {
+    cfg.route("/permission", web::post().to(create))
+        .route("/permission", web::get().to(list))
+        .route("/permission/applicationAdmin", web::get().to(list_for_application_admin))
+        .route("/permission/getAllPermissionsWithoutUsers", web::get().to(list_without_users))
+        .route("/permission/{id}", web::get().to(one))
+        .route("/permission/{id}", web::put().to(update))
+        .route("/permission/{id}", web::delete().to(delete))
+        .route("/permission/{id}/applications", web::get().to(applications_of))
+        .route("/permission/{id}/users", web::get().to(users_of));
+}
+
+fn resource_of(row: &PermissionRow) -> Resource {
+    row.organization_id.map_or(Resource::Platform, Resource::OrganizationUsers)
+}
+
+/// Unknown groups have the short form of 404 here.
+fn missing(error: AdminError) -> ApiError {
+    match error {
+        AdminError::NotFound => ApiError::bare(StatusCode::NOT_FOUND),
+        other => other.into(),
+    }
+}
+
+fn full(detail: &PermissionDetail) -> Value {
+    let mut row = view::with_authors(view::permission_with_levels(detail), &detail.permission.stamps);
+    row["users"] = detail.users.iter().map(view::user).collect();
+    row["applications"] = detail.applications.iter().map(view::application).collect();
+    row
+}
+
+/// The roles of `levels`, or what is wrong with them in class-validator's form.
+fn levels(form: &mut Form<'_>) -> Vec<Role> {
+    let Some(items) = form.get("levels").and_then(Value::as_array) else {
+        form.fail("levels", "isArray", "levels must be an array");
+        return Vec::new();
+    };
+    let names = Role::ALL.map(Role::as_str);
+    let mut roles = Vec::with_capacity(items.len());
+    let mut children = Vec::new();
+    for (index, item) in items.iter().enumerate() {
+        match item.get("type").and_then(Value::as_str).and_then(Role::of_str) {
+            Some(role) => roles.push(role),
+            None => {
+                let text = format!("type must be one of the following values: {}", names.join(", "));
+                let inner =
+                    FieldError::new("type", item.get("type").cloned()).failing("isEnum", text).about(item.clone());
+                let outer = FieldError::new(&index.to_string(), Some(item.clone()))
+                    .about(Value::Array(items.clone()))
+                    .with_children(vec![inner]);
+                children.push(outer);
+            }
+        }
+    }
+    form.fail_inside("levels", children);
+    let num_roles = roles.len();
+    roles.sort_unstable();
+    roles.dedup();
+    if roles.len() != num_roles {
+        form.fail("levels", "ArrayDistinct", code::DUPLICATE_PERMISSION_TYPES);
+    }
+    roles
+}
+
+/// Whether the caller may put these users into a group: those of organisations whose users he administers, and those who asked to
+/// be let into one.
+async fn check_members<R: CallerRule>(caller: &Caller<R>, users: &[UserId], state: &AppState) -> ApiResult<()> {
+    if users.is_empty() || caller.principal.is_global_admin() {
+        return Ok(());
+    }
+    let scopes = state.admin().account_scopes(users).await?;
+    if scopes.len() != users.len() {
+        return Err(ApiError::unknown_id());
+    }
+    let administered = caller.principal.organizations_with(&[Role::OrganizationUserAdmin]);
+    let is_known = |ids: &[OrganizationId]| ids.iter().any(|o| administered.contains(o));
+    let is_allowed = scopes.iter().all(|s| is_known(&s.organizations) || is_known(&s.requested));
+    if is_allowed { Ok(()) } else { Err(ApiError::forbidden()) }
+}
+
+async fn create(
+    caller: Caller<TokenOnly<UserAdmin>>,
+    state: web::Data<AppState>,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
+    let mut form = Form::of(&body);
+    let roles = levels(&mut form);
+    let name = form.text("name", &[Rule::Length(1, 1024)]);
+    let organization = OrganizationId(form.id("organizationId", None));
+    let users: Vec<UserId> = form.ids("userIds").into_iter().map(UserId).collect();
+    let applications = form.ids_opt("applicationIds").unwrap_or_default().into_iter().map(ApplicationId).collect();
+    let automatically_add_new_applications = form.boolean_opt("automaticallyAddNewApplications").unwrap_or(false);
+    form.finish()?;
+    let permit = caller.write(Resource::OrganizationUsers(organization))?;
+    if roles.contains(&Role::GlobalAdmin) {
+        // There is one such group, and it belongs to no organisation.
+        return Err(ApiError::forbidden());
+    }
+    check_members(&caller, &users, &state).await?;
+    let new = NewPermission { name, organization, roles, users, applications, automatically_add_new_applications };
+    let detail = state.admin().create_permission(&permit, &caller.changed_by, &new).await?;
+    let mut row = full(&detail);
+    if let Some(levels) = row["type"].as_array_mut() {
+        for level in levels {
+            level["createdBy"] = json!(detail.permission.stamps.created_by);
+            level["updatedBy"] = json!(detail.permission.stamps.updated_by);
+        }
+    }
+    Ok(created(row))
+}
+
+async fn update(
+    caller: Caller<TokenOnly<UserAdmin>>,
+    id: PathId,
+    state: web::Data<AppState>,
+    JsonBody(body): JsonBody,
+) -> ApiResult {
+    let mut form = Form::of(&body);
+    let name = form.text("name", &[Rule::Length(1, 1024)]);
+    let users: Option<Vec<UserId>> = form.ids_opt("userIds").map(|ids| ids.into_iter().map(UserId).collect());
+    let applications = form.ids_opt("applicationIds").map(|ids| ids.into_iter().map(ApplicationId).collect());
+    let automatically_add_new_applications = form.boolean_opt("automaticallyAddNewApplications");
+    form.finish()?;
+    let before = state.admin().permission_detail(id.0).await.map_err(missing)?;
+    let permit = caller.write(resource_of(&before.permission))?;
+    let is_new = |user: &UserId| !before.users.iter().any(|u| u.id == *user);
+    let added: Vec<UserId> = users.iter().flatten().copied().filter(is_new).collect();
+    check_members(&caller, &added, &state).await?;
+    let change = PermissionChange { name, users, applications, automatically_add_new_applications };
+    let detail = state.admin().update_permission(&permit, &caller.changed_by, id.0, &change).await.map_err(missing)?;
+    Ok(ok(full(&detail)))
+}
+
+async fn delete(caller: Caller<TokenOnly<UserAdmin>>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let row = state.admin().permission(id.0).await.map_err(missing)?;
+    if row.organization_id.is_none() {
+        return Err(ApiError::bad_request("You cannot delete GlobalAdmin"));
+    }
+    let permit = caller.write(resource_of(&row))?;
+    Ok(deleted(state.admin().delete_permission(&permit, &caller.changed_by, id.0).await.map_err(missing)?))
+}
+
+/// The filter of a list, narrowed to what the caller may see.
+fn narrowed(principal: &Principal, query: &Query, role: Role) -> ApiResult<PermissionQuery> {
+    let organization = query.int("organisationId")?.map(OrganizationId);
+    let member = query.int("userId")?.map(UserId);
+    let mut narrowed = PermissionQuery {
+        organization,
+        among: None,
+        member,
+        is_without_global: query.flag("ignoreGlobalAdmin"),
+        with_users: true,
+    };
+    if principal.is_global_admin() {
+        return Ok(narrowed);
+    }
+    let administered = principal.organizations_with(&[role]);
+    let is_administered = match organization {
+        Some(organization) => administered.contains(&organization),
+        None => !administered.is_empty(),
+    };
+    if is_administered {
+        narrowed.among = Some(administered);
+    } else {
+        // His own groups, with nobody but himself in them.
+        narrowed.among = Some(principal.organizations());
+        narrowed.member = Some(principal.user);
+    }
+    Ok(narrowed)
+}
+
+fn listing(detail: &PermissionDetail, with_users: bool) -> Value {
+    let mut row = view::permission_with_levels(detail);
+    if with_users {
+        row["users"] = detail.users.iter().map(view::user).collect();
+    }
+    row
+}
+
+async fn list(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
+    let filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
+    let found = state.admin().permissions(&filter, &query.page()?).await?;
+    Ok(listed(found.rows.iter().map(|d| listing(d, true)).collect(), found.num_all))
+}
+
+async fn list_for_application_admin(
+    caller: Caller<TokenOnly<Anyone>>,
+    query: Query,
+    state: web::Data<AppState>,
+) -> ApiResult {
+    let principal = &caller.principal;
+    let mut filter = narrowed(principal, &query, Role::OrganizationApplicationAdmin)?;
+    let users_of = principal.organizations_with(&[Role::OrganizationUserAdmin]);
+    let sees_users = principal.is_global_admin() || filter.organization.is_some_and(|o| users_of.contains(&o));
+    filter.with_users = sees_users;
+    let found = state.admin().permissions(&filter, &query.page()?).await?;
+    let rows = found.rows.iter().map(|d| if sees_users { listing(d, true) } else { slim(d) }).collect();
+    Ok(listed(rows, found.num_all))
+}
+
+fn slim(detail: &PermissionDetail) -> Value {
+    json!({
+        "id": detail.permission.id,
+        "name": detail.permission.name,
+        "automaticallyAddNewApplications": detail.permission.automatically_add_new_applications,
+        "organization": detail.organization.as_ref().map(view::organization),
+    })
+}
+
+async fn list_without_users(
+    caller: Caller<TokenOnly<Anyone>>,
+    query: Query,
+    state: web::Data<AppState>,
+) -> ApiResult {
+    let mut filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
+    filter.with_users = false;
+    let found = state.admin().permissions(&filter, &query.page()?).await?;
+    Ok(listed(found.rows.iter().map(|d| listing(d, false)).collect(), found.num_all))
+}
+
+async fn one(caller: Caller<TokenOnly<Anyone>>, id: PathId, state: web::Data<AppState>) -> ApiResult {
+    let detail = state.admin().permission_detail(id.0).await.map_err(missing)?;
+    caller.read(resource_of(&detail.permission))?;
+    Ok(ok(full(&detail)))
+}
+
+async fn applications_of(
+    caller: Caller<TokenOnly<Anyone>>,
+    id: PathId,
+    query: Query,
+    state: web::Data<AppState>,
+) -> ApiResult {
+    let row = state.admin().permission(id.0).await.map_err(missing)?;
+    caller.read(resource_of(&row))?;
+    let found = state.admin().permission_applications(id.0, &query.page()?).await?;
+    Ok(listed(found.rows.iter().map(applications::listing).collect(), found.num_all))
+}
+
+async fn users_of(
+    caller: Caller<TokenOnly<Anyone>>,
+    id: PathId,
+    query: Query,
+    state: web::Data<AppState>,
+) -> ApiResult {
+    let row = state.admin().permission(id.0).await.map_err(missing)?;
+    caller.read(resource_of(&row))?;
+    let found = state.admin().permission_users(id.0, &query.page()?).await?;
+    Ok(listed(found.rows.iter().map(view::user).collect(), found.num_all))
+}
