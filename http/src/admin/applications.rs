@@ -167,8 +167,7 @@ async fn update(
     let permit = caller.write(Resource::Application { application: id, organization })?;
     let draft = draft(&body, Some(organization))?;
     let target = target_permit(&caller, organization, draft.organization)?;
-    let detail =
-        state.admin().update_application(&permit, target.as_ref(), &caller.changed_by, id, &draft).await?;
+    let detail = state.admin().update_application(&permit, target.as_ref(), &caller.changed_by, id, &draft).await?;
     Ok(uncached(ok(full(&detail))))
 }
 
@@ -194,10 +193,8 @@ async fn relocate(
     let permissions = form.ids_opt("permissionIds").unwrap_or_default();
     form.finish()?;
     let target = caller.write(Resource::Organization(organization))?;
-    let result = state
-        .admin()
-        .move_application(&permit, &target, &caller.changed_by, id, organization, &permissions)
-        .await;
+    let result =
+        state.admin().move_application(&permit, &target, &caller.changed_by, id, organization, &permissions).await;
     match result {
         Ok(detail) => Ok(uncached(ok(full(&detail)))),
         Err(AdminError::BadReference(_)) => Err(ApiError::bad_request(code::POST_FAILED)),

@@ -93,12 +93,7 @@ async fn create(caller: Caller<Reader>, state: web::Data<AppState>, JsonBody(bod
     Ok(uncached(created(full(&row))))
 }
 
-async fn update(
-    caller: Caller<Reader>,
-    id: PathId,
-    state: web::Data<AppState>,
-    JsonBody(body): JsonBody,
-) -> ApiResult {
+async fn update(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let before = state.admin().device_model(id.0).await?;
     let permit = caller.write(Resource::Organization(before.organization.id))?;
     let document = document(&body)?;

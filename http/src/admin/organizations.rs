@@ -121,11 +121,7 @@ async fn list_for_application_admin(
     list_with(&caller.principal, Role::OrganizationApplicationAdmin, &query, &state).await
 }
 
-async fn list_for_gateway_admin(
-    caller: Caller<GatewayAdmin>,
-    query: Query,
-    state: web::Data<AppState>,
-) -> ApiResult {
+async fn list_for_gateway_admin(caller: Caller<GatewayAdmin>, query: Query, state: web::Data<AppState>) -> ApiResult {
     list_with(&caller.principal, Role::OrganizationGatewayAdmin, &query, &state).await
 }
 

@@ -229,11 +229,7 @@ fn slim(detail: &PermissionDetail) -> Value {
     })
 }
 
-async fn list_without_users(
-    caller: Caller<TokenOnly<Anyone>>,
-    query: Query,
-    state: web::Data<AppState>,
-) -> ApiResult {
+async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let mut filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
     filter.with_users = false;
     let found = state.admin().permissions(&filter, &query.page()?).await?;

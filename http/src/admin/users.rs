@@ -53,11 +53,8 @@ struct UserForm {
 fn parse(body: &Value, is_new: bool) -> ApiResult<UserForm> {
     let mut form = Form::of(body);
     let name = form.text("name", &[Rule::Length(1, 50), Rule::NotBlank]);
-    let email = if is_new || form.get("email").is_some() {
-        Some(form.checked_text("email", &[Rule::Email]))
-    } else {
-        None
-    };
+    let email =
+        if is_new || form.get("email").is_some() { Some(form.checked_text("email", &[Rule::Email])) } else { None };
     let password = if is_new {
         Some(form.text("password", &[Rule::Length(PASSWORD_CHARS.0, PASSWORD_CHARS.1)]))
     } else {
@@ -266,8 +263,7 @@ async fn list_awaiting(filter: UserQuery, query: &Query, state: &AppState) -> Ap
 
 async fn awaiting(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiResult {
     let principal = &caller.principal;
-    let among =
-        (!principal.is_global_admin()).then(|| principal.organizations_with(&[Role::OrganizationUserAdmin]));
+    let among = (!principal.is_global_admin()).then(|| principal.organizations_with(&[Role::OrganizationUserAdmin]));
     list_awaiting(UserQuery::Awaiting(among), &query, &state).await
 }
 
@@ -286,13 +282,8 @@ async fn names(_caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>) -
 }
 
 async fn all_names(state: &AppState) -> ApiResult {
-    let users: Vec<Value> = state
-        .admin()
-        .user_names()
-        .await?
-        .into_iter()
-        .map(|(id, name)| json!({"id": id, "name": name}))
-        .collect();
+    let users: Vec<Value> =
+        state.admin().user_names().await?.into_iter().map(|(id, name)| json!({"id": id, "name": name})).collect();
     Ok(ok(json!({"users": users})))
 }
 

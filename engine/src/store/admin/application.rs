@@ -40,10 +40,9 @@ impl FilterParams {
     pub(super) fn of(visible: &Visible, organization: Option<OrganizationId>) -> Self {
         let (organizations, applications) = match visible {
             Visible::All => (None, Vec::new()),
-            Visible::Some { organizations, applications } => (
-                Some(organizations.iter().map(|o| o.0).collect()),
-                applications.iter().map(|a| a.0).collect(),
-            ),
+            Visible::Some { organizations, applications } => {
+                (Some(organizations.iter().map(|o| o.0).collect()), applications.iter().map(|a| a.0).collect())
+            }
         };
         Self { organization: organization.map(|o| o.0), organizations, applications }
     }
@@ -84,11 +83,8 @@ async fn with_parts(
     let mut targets = targets_by_application(db, &ids).await?;
     let mut found = Vec::with_capacity(applications.len());
     for application in applications {
-        let organization = organizations
-            .iter()
-            .find(|o| o.id == application.organization_id)
-            .cloned()
-            .ok_or(AdminError::NotFound)?;
+        let organization =
+            organizations.iter().find(|o| o.id == application.organization_id).cloned().ok_or(AdminError::NotFound)?;
         let own = permissions.iter().filter(|p| application.permission_ids.contains(&p.id)).cloned().collect();
         found.push(ApplicationDetail {
             organization,
@@ -240,10 +236,8 @@ impl ApplicationStore for PgAdminStore {
             .await
             .map_err(pg)?
             .get(0);
-        let checks: Vec<StatusCheck> = rows
-            .iter()
-            .map(|r| if r.get("is_alert") { StatusCheck::Alert } else { StatusCheck::Stable })
-            .collect();
+        let checks: Vec<StatusCheck> =
+            rows.iter().map(|r| if r.get("is_alert") { StatusCheck::Alert } else { StatusCheck::Stable }).collect();
         let details = details(&client, rows.iter().map(row::application).collect()).await?;
         let rows = details
             .into_iter()
@@ -286,11 +280,7 @@ impl ApplicationStore for PgAdminStore {
             .query_one(&sql, &[&filter.organization, &filter.organizations, &filter.applications, &nothing, &nothing])
             .await
             .map_err(pg)?;
-        Ok(DashboardCounts {
-            num_applications: found.get(0),
-            num_with_error: found.get(1),
-            num_devices: found.get(2),
-        })
+        Ok(DashboardCounts { num_applications: found.get(0), num_with_error: found.get(1), num_devices: found.get(2) })
     }
 
     async fn application_devices(&self, id: ApplicationId, page: &Page) -> Result<Listed<DeviceListing>, AdminError> {

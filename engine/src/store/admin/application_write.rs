@@ -93,7 +93,7 @@ pub async fn update(
     draft: &ApplicationDraft,
 ) -> Result<ApplicationDetail, AdminError> {
     let mut client = store.client().await?;
-    let mut write = Write::begin(&mut client, permit, by).await?;
+    let write = Write::begin(&mut client, permit, by).await?;
     let (before, organization) = lock(&write, id).await?;
     let is_move = organization != draft.organization;
     if is_move {
@@ -150,7 +150,7 @@ pub async fn relocate(
     permissions: &[i64],
 ) -> Result<ApplicationDetail, AdminError> {
     let mut client = store.client().await?;
-    let mut write = Write::begin(&mut client, permit, by).await?;
+    let write = Write::begin(&mut client, permit, by).await?;
     let (before, current) = lock(&write, id).await?;
     check_target(Some(target_permit), organization)?;
     let update = "UPDATE application SET organization_id = $2, updated_by = $3, updated_at = now() WHERE id = $1";

@@ -162,14 +162,7 @@ pub async fn of_query(
     let rows = db
         .query(
             &sql,
-            &[
-                &filter.organization,
-                &filter.organizations,
-                &filter.applications,
-                &query.status,
-                &query.owner,
-                &limit,
-            ],
+            &[&filter.organization, &filter.organizations, &filter.applications, &query.status, &query.owner, &limit],
         )
         .await
         .map_err(pg)?;

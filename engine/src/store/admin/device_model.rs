@@ -6,9 +6,7 @@ use serde_json::Value;
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::OrganizationId;
 use sluse_schema::policy::{Permit, Resource};
-use sluse_schema::port::admin::{
-    AdminError, ChangedBy, DeviceModelRow, DeviceModelStore, Listed, NumDeleted, Page,
-};
+use sluse_schema::port::admin::{AdminError, ChangedBy, DeviceModelRow, DeviceModelStore, Listed, NumDeleted, Page};
 use tokio_postgres::Row;
 
 use super::change::{ChangeAction, Write};

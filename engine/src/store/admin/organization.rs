@@ -42,8 +42,7 @@ impl OrganizationStore for PgAdminStore {
             let insert = "INSERT INTO permission (name, organization_id, automatically_add_new_applications, created_by, \
                           updated_by) VALUES ($1, $2, $3, $4, $4) RETURNING id";
             let group_name = format!("{name} - {suffix}");
-            let group: i64 =
-                write.db().query_one(insert, &[&group_name, &id, &adds, &user]).await.map_err(pg)?.get(0);
+            let group: i64 = write.db().query_one(insert, &[&group_name, &id, &adds, &user]).await.map_err(pg)?.get(0);
             let levels = "INSERT INTO permission_level (permission_id, type) SELECT $1, unnest($2::text[])";
             write.db().execute(levels, &[&group, &roles]).await.map_err(pg)?;
             write.record(ChangeAction::Create, ChangedEntity::Permission, group, None).await?;
@@ -151,7 +150,8 @@ impl OrganizationStore for PgAdminStore {
     async fn organizations_with_groups(&self) -> Result<Vec<OrganizationListing>, AdminError> {
         let mut listed = self.organizations(None, &Page::first(i64::MAX)).await?.rows;
         let client = self.client().await?;
-        let sql = format!("SELECT {} FROM permission p WHERE p.organization_id IS NOT NULL ORDER BY p.id", row::PERMISSION);
+        let sql =
+            format!("SELECT {} FROM permission p WHERE p.organization_id IS NOT NULL ORDER BY p.id", row::PERMISSION);
         let mut by_organization: std::collections::HashMap<_, Vec<PermissionRow>> = std::collections::HashMap::new();
         for found in client.query(&sql, &[]).await.map_err(pg)?.iter().map(row::permission) {
             by_organization.entry(found.organization_id).or_default().push(found);

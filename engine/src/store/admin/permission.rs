@@ -34,8 +34,7 @@ async fn set_applications(
 ) -> Result<(), AdminError> {
     let ids: Vec<i64> = applications.iter().map(|a| a.0).collect();
     let owned = "SELECT count(*) FROM application WHERE id = ANY($1) AND organization_id = $2";
-    let num_owned: i64 =
-        write.db().query_one(owned, &[&ids, &organization.map(|o| o.0)]).await.map_err(pg)?.get(0);
+    let num_owned: i64 = write.db().query_one(owned, &[&ids, &organization.map(|o| o.0)]).await.map_err(pg)?.get(0);
     if num_owned != ids.len() as i64 {
         return Err(AdminError::BadReference("application"));
     }
@@ -200,7 +199,8 @@ impl PermissionStore for PgAdminStore {
             Some("updatedAt") => "a.updated_at",
             _ => "a.id",
         };
-        let from = "FROM application a JOIN permission_application m ON m.application_id = a.id WHERE m.permission_id = $1";
+        let from =
+            "FROM application a JOIN permission_application m ON m.application_id = a.id WHERE m.permission_id = $1";
         let sql = format!(
             "SELECT {} {from} ORDER BY {order} {}, a.id LIMIT $2 OFFSET $3",
             row::APPLICATION,

@@ -183,8 +183,7 @@ pub async fn details(
     parts: Parts,
 ) -> Result<Vec<PermissionDetail>, AdminError> {
     let ids: Vec<i64> = permissions.iter().map(|p| p.id).collect();
-    let mut organization_ids: Vec<i64> =
-        permissions.iter().filter_map(|p| p.organization_id).map(|o| o.0).collect();
+    let mut organization_ids: Vec<i64> = permissions.iter().filter_map(|p| p.organization_id).map(|o| o.0).collect();
     organization_ids.sort_unstable();
     organization_ids.dedup();
     let sql = format!("SELECT {ORGANIZATION} FROM organization o WHERE o.id = ANY($1)");
@@ -214,10 +213,7 @@ pub async fn details(
         .collect())
 }
 
-async fn levels_by_permission(
-    db: &impl GenericClient,
-    ids: &[i64],
-) -> Result<HashMap<i64, Vec<LevelRow>>, AdminError> {
+async fn levels_by_permission(db: &impl GenericClient, ids: &[i64]) -> Result<HashMap<i64, Vec<LevelRow>>, AdminError> {
     let sql = "SELECT permission_id, id, type, created_at, updated_at FROM permission_level \
                WHERE permission_id = ANY($1) ORDER BY id";
     let mut found: HashMap<i64, Vec<LevelRow>> = HashMap::new();
