@@ -27,6 +27,8 @@ pub enum RunError {
     Store(#[from] OpenError),
     #[error(transparent)]
     StoreCall(#[from] sluse_schema::port::StoreError),
+    #[error(transparent)]
+    Build(#[from] crate::pipeline::BuildError),
     #[error("metrics cannot be kept: {0}")]
     Metrics(#[from] metrics_exporter_prometheus::BuildError),
     #[error("signals cannot be heard: {0}")]
@@ -63,12 +65,17 @@ pub async fn run(config: Config) -> Result<StopReport, RunError> {
         print_credentials(&made);
     }
 
+    let pipeline = crate::pipeline::build(&config, &keys, &store, &metrics).await?;
+    for address in pipeline.addresses() {
+        tracing::info!(%address, "the API listens");
+    }
     tracing::info!(node_id = %keys.node_id, data_dir = %data_dir.path().display(), "ready");
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM, stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT, stopping"),
     }
-    let report = Shutdown::new()
+    let report = pipeline
+        .stop_phases(Shutdown::new())
         .phase("adapters close", Duration::from_secs(45), async move {
             store.close();
             upkeep.abort();

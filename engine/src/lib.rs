@@ -10,3 +10,6 @@ pub mod send;
 pub mod shutdown;
 pub mod source;
 pub mod store;
+pub mod decoder;
+pub mod pipeline;
+pub mod readiness;

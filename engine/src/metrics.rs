@@ -49,6 +49,7 @@ impl Metrics {
         let process = Collector::default();
         process.describe();
         describe();
+        describe_other_crates_and_adapters();
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self { prometheus, process })
     }
@@ -74,7 +75,20 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// Help texts of this crate's own metrics.
+fn describe_other_crates_and_adapters() {
+    sluse_actors::metrics::describe();
+    sluse_actors::intake::metrics::describe();
+    sluse_actors::partition::metrics::describe();
+    sluse_actors::target::metrics::describe();
+    sluse_actors::reload::reloader::describe();
+    sluse_http::metrics::describe();
+    crate::log::metrics::describe();
+    crate::decoder::metrics::describe();
+    crate::send::metrics::describe();
+    crate::source::metrics::describe();
+}
+
+/// Help texts of the store's metrics.
 fn describe() {
     describe_histogram!(STORE_CALL_SECONDS, Unit::Seconds, "time of a call of the database store, by call and outcome");
     describe_counter!(STORE_ROWS_TOTAL, Unit::Count, "rows written, by table");

@@ -19,7 +19,7 @@ use sluse_actors::partition::{DevicePorts, DeviceStage, DeviceStageConfig};
 use sluse_actors::reload::Reloader;
 use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
-use sluse_actors::target::{TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
+use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::port::{Assignment, Log};
 use tokio::task::JoinHandle;
@@ -55,9 +55,9 @@ pub enum BuildError {
     #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
-    Decoder(#[from] crate::decoder::StartError),
+    Decoder(#[from] crate::decoder::PoolError),
     #[error("SLUSE_ALLOW_PRIVATE_TARGETS: {0}")]
-    Egress(#[from] crate::send::EgressError),
+    Egress(#[from] crate::send::EgressSettingError),
     #[error("targets: {0}")]
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
@@ -77,7 +77,7 @@ pub struct Pipeline {
     log: Arc<EmbeddedLog>,
     targets: TargetStageHandle,
     devices: DeviceStage,
-    chirpstack: Option<Arc<ChirpstackSource>>,
+    chirpstack: Option<ChirpstackSource>,
     http: HttpServer,
     tasks: Vec<JoinHandle<()>>,
     /// Kept: dropping an arbiter's handle stops nothing, but its thread must be joined at the end.
@@ -109,8 +109,9 @@ pub async fn build(config: &Config, keys: &Keys, store: &Arc<Store>, metrics: &M
         store: Arc::clone(store) as _,
         senders,
         decoder: Arc::clone(&decoder) as _,
+        clock: Clock::system(),
     };
-    let targets = TargetStage::start(TargetStageConfig::default(), target_ports, &handles);
+    let targets = TargetStage::start(TargetStageConfig::default(), &target_ports, &handles);
 
     // ── device stage: uplinks log ─► devices ─► deliveries log ──────────────────────────────────────────────────────
     let tail = Tail::default();
@@ -155,7 +156,7 @@ pub async fn build(config: &Config, keys: &Keys, store: &Arc<Store>, metrics: &M
             let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", keys.node_id));
             source.ca_file = config.chirpstack.ca_certificates.clone();
             source.receive_max = config.chirpstack.receive_maximum;
-            Some(Arc::new(ChirpstackSource::start(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?))
+            Some(ChirpstackSource::start(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?)
         }
     };
     let render = { let metrics = metrics.clone(); Arc::new(move || metrics.render()) };
@@ -166,11 +167,15 @@ pub async fn build(config: &Config, keys: &Keys, store: &Arc<Store>, metrics: &M
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
-            readiness: Arc::new(NodeReadiness::new(Arc::clone(store), Arc::clone(&log) as _, chirpstack.clone())),
+            readiness: Arc::new(NodeReadiness::new(
+                Arc::clone(store),
+                Arc::clone(&log) as _,
+                chirpstack.as_ref().map(ChirpstackSource::health_cell),
+            )),
             render_metrics: render,
         },
     )?;
-    tasks.push(tokio::spawn(crate::store::housekeeping::run(Arc::clone(store))));
+    tasks.push(tokio::spawn(Arc::clone(store).keep_house()));
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
 }
 
@@ -179,9 +184,8 @@ async fn follow_assignments(log: Arc<dyn Log>, devices: DeviceStage, targets: Ta
     loop {
         match log.next_assignment().await {
             Assignment::Assigned(partitions) => {
-                targets.assign(&partitions).await;
-                if devices.assign(&partitions).await.is_err() {
-                    tracing::error!(?partitions, "the device stage is gone, these partitions are not worked on");
+                if targets.assign(&partitions).await.and(devices.assign(&partitions).await).is_err() {
+                    tracing::error!(?partitions, "a stage is gone, these partitions are not worked on");
                 }
             }
             Assignment::Revoked { partitions, done } => {
@@ -205,12 +209,11 @@ impl Pipeline {
         http.stop_intake();
         shutdown
             .phase("sources stop", SOURCES_STOP_WITHIN + Duration::from_secs(1), async move {
-                match chirpstack {
-                    Some(source) if !source.stop(SOURCES_STOP_WITHIN).await => {
-                        Err("unacknowledged events are sent again by the broker".to_owned())
-                    }
-                    _ => Ok(()),
-                }
+                let is_clean = match chirpstack {
+                    Some(source) => source.stop(SOURCES_STOP_WITHIN).await,
+                    None => true,
+                };
+                is_clean.then_some(()).ok_or_else(|| "the broker sends what is unacknowledged again".to_owned())
             })
             .phase("partitions drain", PARTITIONS_DRAIN_WITHIN + Duration::from_secs(1), async move {
                 let is_clean = devices.drain(PARTITIONS_DRAIN_WITHIN).await;
@@ -246,7 +249,7 @@ fn num_cores() -> usize {
 
 fn decoder_config(config: &Config) -> Result<DecoderConfig, BuildError> {
     let own_path = std::env::current_exe().map_err(BuildError::OwnPath)?;
-    let mut decoder = DecoderConfig::new(own_path, vec!["decoder-worker".to_owned()]);
+    let mut decoder = DecoderConfig::new(vec![own_path.to_string_lossy().into_owned(), "decoder-worker".to_owned()]);
     decoder.num_workers = config.decoder.num_workers.unwrap_or_else(num_cores);
     Ok(decoder)
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sluse_schema::port::{ChangeFeed, Log, Readiness};
 
-use crate::source::ChirpstackSource;
+use crate::source::HealthCell;
 use crate::store::Store;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -17,12 +17,12 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub struct NodeReadiness {
     store: Arc<Store>,
     log: Arc<dyn Log>,
-    chirpstack: Option<Arc<ChirpstackSource>>,
+    chirpstack: Option<HealthCell>,
 }
 
 impl NodeReadiness {
     /// Asks these. ChirpStack's broker only when there is one.
-    pub fn new(store: Arc<Store>, log: Arc<dyn Log>, chirpstack: Option<Arc<ChirpstackSource>>) -> Self {
+    pub fn new(store: Arc<Store>, log: Arc<dyn Log>, chirpstack: Option<HealthCell>) -> Self {
         Self { store, log, chirpstack }
     }
 }
@@ -39,7 +39,7 @@ impl Readiness for NodeReadiness {
         let (database, log) = tokio::join!(database, log);
         let mut answers = vec![("database".to_owned(), database), ("log".to_owned(), log)];
         if let Some(source) = &self.chirpstack {
-            let health = source.health();
+            let health = source.get();
             let answer = if health.is_connected { Ok(()) } else { Err(health.message) };
             answers.push(("chirpstack_mqtt".to_owned(), answer));
         }

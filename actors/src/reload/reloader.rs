@@ -57,6 +57,17 @@ impl Subscriber for crate::partition::DeviceStage {
 }
 
 #[async_trait]
+impl Subscriber for crate::target::TargetStageHandle {
+    async fn changed(&self, changes: Arc<[ChangeEvent]>) {
+        Self::changed(self, &changes).await;
+    }
+
+    async fn reload_all(&self) {
+        self.full_scan().await;
+    }
+}
+
+#[async_trait]
 impl Subscriber for Directory {
     async fn changed(&self, changes: Arc<[ChangeEvent]>) {
         let is_wide =

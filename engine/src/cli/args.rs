@@ -41,6 +41,9 @@ enum Command {
     },
     /// Prints the version.
     Version,
+    /// Runs users' decoders for a parent process; started by `serve`, of no use by hand.
+    #[command(hide = true)]
+    DecoderWorker,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,6 +60,7 @@ enum AdminCommand {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let done = match args.command.unwrap_or(Command::Serve) {
+        Command::DecoderWorker => return crate::decoder::worker_main(),
         Command::Version => {
             println!("sluse {}", env!("CARGO_PKG_VERSION"));
             Ok(())

@@ -96,14 +96,15 @@ pub struct SourceHealth {
 
 /// Health as the source's task writes it and others read it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct HealthCell(Arc<Mutex<SourceHealth>>);
+pub struct HealthCell(Arc<Mutex<SourceHealth>>);
 
 impl HealthCell {
     pub(super) fn update(&self, act: impl FnOnce(&mut SourceHealth)) {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn get(&self) -> SourceHealth {
+    /// How the source is right now.
+    pub fn get(&self) -> SourceHealth {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -134,6 +135,11 @@ impl ChirpstackSource {
         let session = Session::new(&config, place, intake, gateways, health.clone());
         let task = tokio::spawn(run(session, options, stopping.clone()));
         Ok(Self { health, task, _stop_on_drop: stopping.clone().drop_guard(), stopping })
+    }
+
+    /// Where its health can be read, also while it stops.
+    pub fn health_cell(&self) -> HealthCell {
+        self.health.clone()
     }
 
     /// How it is right now.

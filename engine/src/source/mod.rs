@@ -12,4 +12,4 @@ pub mod lanes;
 pub mod metrics;
 mod session;
 
-pub use chirpstack::{ChirpstackConfig, ChirpstackSource, SourceError, SourceHealth};
+pub use chirpstack::{ChirpstackConfig, ChirpstackSource, HealthCell, SourceError, SourceHealth};
