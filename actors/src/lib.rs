@@ -22,3 +22,4 @@ pub mod tail;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod target;

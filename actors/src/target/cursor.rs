@@ -43,6 +43,8 @@ pub enum Taken {
 #[derive(Clone, Copy, Debug)]
 struct Hole {
     accepted_at_ms: i64,
+    /// Unix milliseconds; unknown until a restored hole is read again.
+    received_at_ms: Option<i64>,
     has_failed: bool,
 }
 
@@ -103,7 +105,7 @@ impl Cursor {
         let mut num_expired = 0;
         for hole in &row.holes {
             if *hole >= start && *hole < position {
-                cursor.holes.insert(hole.0, Hole { accepted_at_ms: i64::MIN, has_failed: true });
+                cursor.holes.insert(hole.0, Hole { accepted_at_ms: i64::MIN, received_at_ms: None, has_failed: true });
                 cursor.unloaded.insert(hole.0);
             } else {
                 num_expired += 1;
@@ -120,14 +122,21 @@ impl Cursor {
     }
 
     /// Puts a record before the cursor.
-    pub fn take(&mut self, offset: Offset, now_ms: i64) -> Taken {
+    pub fn take(&mut self, offset: Offset, received_at_ms: i64, now_ms: i64) -> Taken {
         if offset < self.position {
-            return if self.unloaded.remove(&offset.0) { Taken::Reloaded } else { Taken::Known };
+            if !self.unloaded.remove(&offset.0) {
+                return Taken::Known;
+            }
+            if let Some(hole) = self.holes.get_mut(&offset.0) {
+                hole.received_at_ms = Some(received_at_ms);
+            }
+            return Taken::Reloaded;
         }
         if !self.unloaded.is_empty() || self.holes.len() >= self.num_holes_max {
             return Taken::Full;
         }
-        self.holes.insert(offset.0, Hole { accepted_at_ms: now_ms, has_failed: false });
+        let hole = Hole { accepted_at_ms: now_ms, received_at_ms: Some(received_at_ms), has_failed: false };
+        self.holes.insert(offset.0, hole);
         self.counters.accepted += 1;
         if offset < self.ahead.until {
             self.ahead.num = self.ahead.num.saturating_sub(1);
@@ -268,6 +277,11 @@ impl Cursor {
         self.unloaded.len()
     }
 
+    /// Whether this record is open and has to be read again.
+    pub fn is_unloaded(&self, offset: Offset) -> bool {
+        self.unloaded.contains(&offset.0)
+    }
+
     /// Open records below the position.
     pub fn num_open(&self) -> usize {
         self.holes.len()
@@ -286,6 +300,11 @@ impl Cursor {
     /// When the oldest record that never failed was accepted: how long the receiver keeps us waiting, retries aside.
     pub fn oldest_untried_at_ms(&self) -> Option<i64> {
         self.holes.values().find(|hole| !hole.has_failed).map(|hole| hole.accepted_at_ms)
+    }
+
+    /// When the oldest open record was received, Unix milliseconds, if it was read since the start.
+    pub fn oldest_received_at_ms(&self) -> Option<i64> {
+        self.holes.values().find_map(|hole| hole.received_at_ms)
     }
 
     /// The counters as people see them: `accepted` holds what was counted ahead.
@@ -338,31 +357,31 @@ mod tests {
     #[test]
     fn nothing_new_is_taken_before_the_holes_are_loaded() {
         let mut cursor = Cursor::new(Offset(0), 4);
-        assert_eq!(cursor.take(Offset(3), 0), Taken::New);
-        assert_eq!(cursor.take(Offset(5), 0), Taken::New);
+        assert_eq!(cursor.take(Offset(3), 0, 0), Taken::New);
+        assert_eq!(cursor.take(Offset(5), 0, 0), Taken::New);
         cursor.unload(Offset(3));
         assert_eq!(cursor.read_from(), Offset(3));
-        assert_eq!(cursor.take(Offset(7), 0), Taken::Full);
-        assert_eq!(cursor.take(Offset(3), 0), Taken::Reloaded);
-        assert_eq!(cursor.take(Offset(5), 0), Taken::Known);
-        assert_eq!(cursor.take(Offset(7), 0), Taken::New);
+        assert_eq!(cursor.take(Offset(7), 0, 0), Taken::Full);
+        assert_eq!(cursor.take(Offset(3), 0, 0), Taken::Reloaded);
+        assert_eq!(cursor.take(Offset(5), 0, 0), Taken::Known);
+        assert_eq!(cursor.take(Offset(7), 0, 0), Taken::New);
     }
 
     #[test]
     fn holes_are_bounded() {
         let mut cursor = Cursor::new(Offset(0), 2);
-        assert_eq!(cursor.take(Offset(0), 0), Taken::New);
-        assert_eq!(cursor.take(Offset(1), 0), Taken::New);
-        assert_eq!(cursor.take(Offset(2), 0), Taken::Full);
+        assert_eq!(cursor.take(Offset(0), 0, 0), Taken::New);
+        assert_eq!(cursor.take(Offset(1), 0, 0), Taken::New);
+        assert_eq!(cursor.take(Offset(2), 0, 0), Taken::Full);
         cursor.finish(Offset(0), Ending::Delivered);
-        assert_eq!(cursor.take(Offset(2), 0), Taken::New);
+        assert_eq!(cursor.take(Offset(2), 0, 0), Taken::New);
     }
 
     #[test]
     #[should_panic(expected = "was not open")]
     fn finishing_twice_is_a_bug() {
         let mut cursor = Cursor::new(Offset(0), 2);
-        cursor.take(Offset(0), 0);
+        cursor.take(Offset(0), 0, 0);
         cursor.finish(Offset(0), Ending::Delivered);
         cursor.finish(Offset(0), Ending::Delivered);
     }
@@ -370,8 +389,8 @@ mod tests {
     #[test]
     fn what_fell_out_of_the_log_while_nobody_ran_is_counted_from_the_row() {
         let mut cursor = Cursor::new(Offset(0), 8);
-        cursor.take(Offset(0), 0);
-        cursor.take(Offset(1), 0);
+        cursor.take(Offset(0), 0, 0);
+        cursor.take(Offset(1), 0, 0);
         cursor.count_ahead(Offset(2), Offset(10), 5);
         let row = row_of(&cursor);
         assert_eq!(row.counters.accepted, 7);
@@ -386,7 +405,7 @@ mod tests {
     #[test]
     fn a_rewind_beyond_the_position_skips_nothing() {
         let mut cursor = Cursor::new(Offset(0), 8);
-        cursor.take(Offset(4), 0);
+        cursor.take(Offset(4), 0, 0);
         assert!(cursor.rewind(Offset(50), 0, 0).is_empty());
         assert_eq!((cursor.position(), cursor.rewind_epoch()), (Offset(5), 1));
         assert!(cursor.is_conserved(0));
@@ -417,7 +436,7 @@ mod tests {
                     0 | 1 => {
                         let from = cursor.read_from().0;
                         if let Some(&offset) = naive.log.range(from..).next() {
-                            match cursor.take(Offset(offset), 0) {
+                            match cursor.take(Offset(offset), 0, 0) {
                                 Taken::New => {
                                     prop_assert!(offset >= naive.position);
                                     prop_assert!(naive.open.len() < 8);

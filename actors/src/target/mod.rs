@@ -1,0 +1,23 @@
+//! Target stage: one actor per data target sends what the deliveries log owes it, and nothing a receiver does delays another.
+//!
+//! ```text
+//!                      live                          ┌─► TargetActor ─► TargetSender ─► receiver
+//! deliveries log ─► DeliveriesConsumer ──────────────┤        │ ▲
+//!        └────────────────► Sweep (lagging ones) ────┘        │ └─ config, requests (TargetPartition)
+//!                                                             └─► CursorWriter: one transaction per second
+//! ```
+//!
+//! Reading order: [`input`] (words), [`machine`] with [`feeding`], [`dispatch`] and [`again`] (what one target does), the parts it
+//! is made of ([`cursor`], [`order`], [`breaker`], [`retry`], [`limiter`], [`rate`]).
+
+pub mod again;
+pub mod breaker;
+pub mod cursor;
+pub mod dispatch;
+pub mod feeding;
+pub mod input;
+pub mod limiter;
+pub mod machine;
+pub mod order;
+pub mod rate;
+pub mod retry;
