@@ -121,6 +121,17 @@ impl Cursor {
         (cursor, num_expired)
     }
 
+    /// A cursor from a row whose position counts in another log: what was open there cannot be read any more, and is expired.
+    pub fn restore_elsewhere(row: &TargetCursor, start: Offset, num_holes_max: usize) -> (Self, u64) {
+        let mut cursor = Self::new(start, num_holes_max);
+        let num_expired = u64::try_from(row.counters.pending_by_balance()).unwrap_or(0);
+        cursor.counters = row.counters;
+        cursor.counters.expired += num_expired;
+        cursor.rewind_epoch = row.rewind_epoch;
+        cursor.is_tombstone = row.is_tombstone;
+        (cursor, num_expired)
+    }
+
     /// Puts a record before the cursor.
     pub fn take(&mut self, offset: Offset, received_at_ms: i64, now_ms: i64) -> Taken {
         if offset < self.position {

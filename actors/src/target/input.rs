@@ -104,8 +104,6 @@ pub enum Input {
     AbandonRewind,
     /// Offer these dead letters again.
     Replay(Vec<(DeadLetterId, DeadLetter)>),
-    /// The store is away and what is kept for it has reached its bound: end nothing more (I4).
-    StoreBlocked(bool),
     /// The partition's window is full, and this target holds most of it.
     Evict,
     /// Try nothing more; what is in flight may end.

@@ -167,7 +167,6 @@ impl TargetMachine {
             Input::Rewind { to, num_in_range } => self.on_rewind(to, num_in_range, fx),
             Input::AbandonRewind => self.is_rewinding = false,
             Input::Replay(letters) => self.on_replay(letters, fx),
-            Input::StoreBlocked(is_blocked) => self.is_store_blocked = is_blocked,
             Input::Evict => self.go_lagging(fx),
             Input::Drain => self.is_draining = true,
         }
@@ -175,6 +174,11 @@ impl TargetMachine {
         self.feed(now, fx);
         debug_assert!(self.cursor.is_conserved(self.num_replaying), "{:?}", self.cursor);
         debug_assert_eq!(self.num_bytes, self.lanes.iter().map(Item::num_bytes).sum::<usize>());
+    }
+
+    /// Whether the store takes no more; told with every step by who sees it.
+    pub fn follow_store_blocked(&mut self, is_blocked: bool) {
+        self.is_store_blocked = is_blocked;
     }
 
     fn on_configured(&mut self, settings: Settings) {

@@ -3,12 +3,13 @@
 //! ```text
 //!                      live                          ┌─► TargetActor ─► TargetSender ─► receiver
 //! deliveries log ─► DeliveriesConsumer ──────────────┤        │ ▲
-//!        └────────────────► Sweep (lagging ones) ────┘        │ └─ config, requests (TargetPartition)
+//!        └────────────────► Sweep (lagging ones) ────┘        │ └─ configuration, requests (TargetPartition)
 //!                                                             └─► CursorWriter: one transaction per second
 //! ```
 //!
 //! Reading order: [`input`] (words), [`machine`] with [`feeding`], [`dispatch`] and [`again`] (what one target does), the parts it
-//! is made of ([`cursor`], [`order`], [`breaker`], [`retry`], [`limiter`], [`rate`]).
+//! is made of ([`cursor`], [`order`], [`breaker`], [`retry`], [`limiter`], [`rate`]); then `message`, `actor`, `consumer`, `sweep`,
+//! `writer`, `partition` and [`stage`].
 
 pub mod again;
 pub mod breaker;
@@ -21,3 +22,23 @@ pub mod machine;
 pub mod order;
 pub mod rate;
 pub mod retry;
+
+mod actor;
+mod board;
+pub mod config;
+mod consumer;
+mod decode_again;
+mod message;
+pub mod metrics;
+mod partition;
+mod requests;
+pub mod stage;
+mod sweep;
+mod takeover;
+mod writer;
+
+pub use config::{Clock, TargetPorts, TargetStageConfig};
+pub use stage::{TargetStage, TargetStageHandle};
+
+#[cfg(test)]
+mod tests;
