@@ -19,7 +19,7 @@ pub mod persist;
 pub mod reload;
 pub mod supervise;
 pub mod tail;
+pub mod target;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
-pub mod target;

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseFuture, SpawnHandle,
-    StreamHandler, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseFuture,
+    SpawnHandle, StreamHandler, WrapFuture,
 };
 use futures_util::FutureExt;
 use sluse_schema::delivery::{Attempt, AttemptClass, DeliveryMeta};
@@ -29,7 +29,7 @@ use super::decode_again::decode_again;
 use super::input::{DecodedAgain, Effect, Input, Settings};
 use super::machine::TargetMachine;
 use super::message::{
-    Asked, Collect, Configure, Demanded, DrainTarget, Evict, Fed, Known, NextOffset, Offer, Snapshot, Stop, SweepOutcome, Swept,
+    Asked, Collect, Configure, Demanded, DrainTarget, Evict, Fed, Known, Offer, Snapshot, Stop, SweepOutcome, Swept,
     Switch,
 };
 use super::metrics::TargetMeters;
@@ -82,7 +82,13 @@ pub(super) struct TargetActor {
 
 impl TargetActor {
     /// Starts the actor of a target that stands on the board.
-    pub(super) fn launch(board: &Rc<Board>, target: TargetId, cursor: Cursor, known: Known, guard: ExitGuard) -> Addr<Self> {
+    pub(super) fn launch(
+        board: &Rc<Board>,
+        target: TargetId,
+        cursor: Cursor,
+        known: Known,
+        guard: ExitGuard,
+    ) -> Addr<Self> {
         let first_id = board.new_incarnation();
         let seed = (target.0 as u64) ^ first_id;
         let machine = TargetMachine::new(target, cursor, board.config.bounds(), first_id, seed);
@@ -139,7 +145,9 @@ impl TargetActor {
             Effect::Send { ticket, meta, body } => self.send(ticket, meta, body),
             Effect::Decode { ticket, meta, payload } => {
                 let ports = self.board.ports.clone();
-                self.spawn(ticket, async move { Outcome::Decoded { ticket, outcome: decode_again(&ports, &meta, payload).await } });
+                self.spawn(ticket, async move {
+                    Outcome::Decoded { ticket, outcome: decode_again(&ports, &meta, payload).await }
+                });
             }
             Effect::Cancel { ticket } => {
                 if let Some(task) = self.tasks.0.remove(&ticket) {
@@ -149,7 +157,8 @@ impl TargetActor {
             Effect::AskLive { feed } => self.switch(feed, Some(ctx.address()), ctx),
             Effect::GoLagging { feed } => self.switch(feed, None, ctx),
             Effect::Demand { demand, from, num_records_max, num_bytes_max } => {
-                let demanded = Demanded { target: self.target, to: ctx.address(), demand, from, num_records_max, num_bytes_max };
+                let demanded =
+                    Demanded { target: self.target, to: ctx.address(), demand, from, num_records_max, num_bytes_max };
                 let sweep = self.board.sweep.borrow().clone();
                 let asked = async move {
                     match sweep {
@@ -204,14 +213,14 @@ impl TargetActor {
         let consumer = self.board.consumer.borrow().clone();
         let answer = async move {
             match consumer {
-                Some(consumer) => deliver_to(&consumer, switch).await.ok(),
+                Some(consumer) => deliver_to(&consumer, switch).await.ok().flatten(),
                 None => None,
             }
         };
         ctx.spawn(answer.into_actor(self).map(move |answer, actor, ctx| {
             let input = match answer {
-                Some(NextOffset(next)) if is_joining => Input::Joined { feed, next },
-                Some(NextOffset(next)) => Input::Left { feed, next },
+                Some(next) if is_joining => Input::Joined { feed, next },
+                Some(next) => Input::Left { feed, next },
                 None => Input::AskFailed { feed },
             };
             actor.step(input, ctx);
@@ -246,7 +255,8 @@ impl TargetActor {
         let from = self.machine.cursor().counted_until();
         let count = async move {
             let until = log.bounds(sluse_schema::record::Topic::Deliveries, partition).await.ok()?.1;
-            let backlog = if until > from { log.backlog(partition, target, from, until).await.ok()? } else { Default::default() };
+            let backlog =
+                if until > from { log.backlog(partition, target, from, until).await.ok()? } else { Default::default() };
             tokio::task::yield_now().await;
             Some((until, backlog))
         };
@@ -349,7 +359,11 @@ impl TargetActor {
         let (log, partition, target) = (Arc::clone(&self.board.ports.log), self.board.partition, self.target);
         let until = self.machine.cursor().counted_until();
         let left = async move {
-            if until > start { log.backlog(partition, target, start, until).await.ok() } else { Some(Default::default()) }
+            if until > start {
+                log.backlog(partition, target, start, until).await.ok()
+            } else {
+                Some(Default::default())
+            }
         };
         ctx.spawn(left.into_actor(self).map(move |left, actor, ctx| {
             let is_current = actor.machine.cursor().counted_until() == until;

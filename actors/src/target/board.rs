@@ -54,7 +54,7 @@ pub(super) struct Entry {
     /// The cursor as it was last collected: an actor that is made anew starts from it. Without a position, it stands where the
     /// partition was then collected.
     pub(super) cursor: TargetCursor,
-    /// How many of its records were found to be gone when its cursor was restored the first time.
+    /// How it looked when it was collected last.
     pub(super) status: Option<TargetStatus>,
     pub(super) is_dirty: bool,
 }
@@ -114,11 +114,6 @@ impl Board {
         }
         self.num_outcomes.set(0);
         dirty
-    }
-
-    /// Whether anything has to be written.
-    pub(super) fn is_dirty(&self) -> bool {
-        !self.dirty.borrow().is_empty()
     }
 
     /// Counts outcomes; when there are enough of them the writer is told once.

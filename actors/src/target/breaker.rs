@@ -110,18 +110,15 @@ impl Breaker {
     }
 
     /// A try failed. `retry_after_ms` is how long the receiver asked to be left alone; `jitter` is uniform in `0.0..1.0`.
-    pub fn on_failure(
-        &mut self,
-        now_ms: i64,
-        failure: Failure<'_>,
-        is_probe: bool,
-        jitter: f64,
-    ) {
+    pub fn on_failure(&mut self, now_ms: i64, failure: Failure<'_>, is_probe: bool, jitter: f64) {
         let is_misconfigured = failure.class == AttemptClass::Misconfigured;
         match self.state {
             State::Closed => {
-                self.failed_alone =
-                    if self.num_failures == 0 || self.failed_alone == Some(failure.device) { Some(failure.device) } else { None };
+                self.failed_alone = if self.num_failures == 0 || self.failed_alone == Some(failure.device) {
+                    Some(failure.device)
+                } else {
+                    None
+                };
                 self.num_failures += 1;
                 let num_max = if self.failed_alone.is_some() { NUM_FAILURES_ALONE_MAX } else { NUM_FAILURES_MAX };
                 if !is_misconfigured && self.num_failures < num_max {

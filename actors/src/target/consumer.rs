@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, WrapFuture};
 use futures_util::future::join_all;
 use metrics::counter;
 use sluse_schema::id::TargetId;
@@ -165,11 +165,13 @@ impl DeliveriesConsumer {
         counter!(EVICTIONS).increment(1);
         // It stays on the list until it says so itself: were it left out before, its switch would be answered with an offset
         // beyond what it was offered.
-        ctx.wait(async move { deliver_to(&addr, Evict).await.is_ok() }.into_actor(self).map(move |is_alive, actor, _| {
-            if !is_alive {
-                actor.board.mark_dirty(target);
-            }
-        }));
+        ctx.wait(async move { deliver_to(&addr, Evict).await.is_ok() }.into_actor(self).map(
+            move |is_alive, actor, _| {
+                if !is_alive {
+                    actor.board.mark_dirty(target);
+                }
+            },
+        ));
     }
 
     /// The log no longer has what comes next here: every live target reads on from its own cursor, and counts what is gone. Only
@@ -204,21 +206,19 @@ impl Actor for DeliveriesConsumer {
 }
 
 impl Handler<Switch> for DeliveriesConsumer {
-    type Result = NextOffset;
+    type Result = MessageResult<Switch>;
 
-    fn handle(&mut self, Switch { target, feed, to }: Switch, _: &mut Self::Context) -> NextOffset {
-        match to {
-            Some(addr) => {
-                let live = Live { addr, feed, since: self.next, num_loaded: 0, num_bytes: 0 };
-                self.live.insert(target, live);
-            }
-            None => {
-                if self.live.get(&target).is_some_and(|live| live.feed == feed) {
-                    self.live.remove(&target);
-                }
-            }
-        }
-        NextOffset(self.next)
+    fn handle(&mut self, Switch { target, feed, to }: Switch, _: &mut Self::Context) -> Self::Result {
+        let Some(addr) = to else {
+            let is_fed = self.live.get(&target).is_some_and(|live| live.feed == feed);
+            return MessageResult(is_fed.then(|| {
+                self.live.remove(&target);
+                self.next
+            }));
+        };
+        let live = Live { addr, feed, since: self.next, num_loaded: 0, num_bytes: 0 };
+        self.live.insert(target, live);
+        MessageResult(Some(self.next))
     }
 }
 

@@ -257,7 +257,8 @@ impl Cursor {
         let num_again = num_in_range.min(self.counters.accepted);
         self.counters.accepted -= num_again;
         self.counters.offered_again += num_again;
-        self.counters.offered_again = self.counters.offered_again.saturating_sub(open.len() as u64 + num_replaying_in_range);
+        self.counters.offered_again =
+            self.counters.offered_again.saturating_sub(open.len() as u64 + num_replaying_in_range);
         self.ahead = Ahead { until: self.ahead.until.max(self.position), num: self.ahead.num + num_in_range };
         self.position = to;
         open.into_keys().map(Offset).collect()

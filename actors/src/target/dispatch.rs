@@ -140,8 +140,7 @@ impl TargetMachine {
             }
             AttemptClass::Transient => {
                 let jitter = self.rng.random_range(0.0..1.0);
-                let retry =
-                    item.retry.on_transient(now.at_ms, self.num_successes, attempt.retry_after_ms, jitter);
+                let retry = item.retry.on_transient(now.at_ms, self.num_successes, attempt.retry_after_ms, jitter);
                 self.mark_failed(flight.device);
                 self.on_failure(&flight, attempt, now);
                 match retry {
@@ -205,11 +204,7 @@ impl TargetMachine {
     fn end_too_old(&mut self, now: Now, fx: &mut Vec<Effect>) {
         let Some(age_ms_max) = self.settings.as_ref().and_then(|settings| settings.policy.age_ms_max) else { return };
         let mut old = Vec::new();
-        self.lanes.remove(
-            false,
-            |item| now.unix_ms - item.meta.received_at_ms > age_ms_max,
-            |item, _| old.push(item),
-        );
+        self.lanes.remove(false, |item| now.unix_ms - item.meta.received_at_ms > age_ms_max, |item, _| old.push(item));
         for item in old {
             self.num_bytes -= item.num_bytes();
             self.end_unsent(item, now, fx);

@@ -174,14 +174,18 @@ impl TargetMachine {
 
     fn unload_idle(&mut self) {
         let (cursor, retries, num_bytes) = (&mut self.cursor, &mut self.retries, &mut self.num_bytes);
-        self.lanes.remove(false, |item| matches!(item.origin, Origin::Log(_)), |item, _| {
-            *num_bytes -= item.num_bytes();
-            let offset = item.origin.offset();
-            cursor.unload(offset);
-            if item.retry.num_attempts > 0 {
-                retries.insert(offset.0, item.retry);
-            }
-        });
+        self.lanes.remove(
+            false,
+            |item| matches!(item.origin, Origin::Log(_)),
+            |item, _| {
+                *num_bytes -= item.num_bytes();
+                let offset = item.origin.offset();
+                cursor.unload(offset);
+                if item.retry.num_attempts > 0 {
+                    retries.insert(offset.0, item.retry);
+                }
+            },
+        );
     }
 
     pub(super) fn on_swept(

@@ -76,7 +76,7 @@ pub enum Input {
     Joined { feed: u64, next: Offset },
     /// The consumer fed this target up to `next` and stopped.
     Left { feed: u64, next: Offset },
-    /// The consumer could not be asked.
+    /// The consumer could not be asked, or it had stopped this feed before by itself.
     AskFailed { feed: u64 },
     /// What the sweep read from `from` on. `end`: one past the last record of the partition.
     Swept { demand: u64, from: Offset, records: Vec<Record>, next: Offset, end: Offset },

@@ -277,8 +277,8 @@ impl TargetMachine {
 
     /// The row to write when the partition's position is written as `partition_next`.
     pub fn to_row(&self, log: &LogIdentity, partition_next: Offset) -> TargetCursor {
-        let position = (!self.follows(partition_next))
-            .then(|| Position { log: log.clone(), offset: self.cursor.position() });
+        let position =
+            (!self.follows(partition_next)).then(|| Position { log: log.clone(), offset: self.cursor.position() });
         self.cursor.to_row(self.target, position, self.num_replaying)
     }
 
@@ -286,7 +286,8 @@ impl TargetMachine {
     pub fn status(&self, now: Now) -> TargetStatus {
         let pending = self.cursor.num_open() as u64 + self.cursor.num_ahead() + self.num_replaying as u64;
         let trouble = self.trouble().filter(|_| !self.cursor.is_tombstone());
-        let ahead_at_ms = (self.cursor.num_ahead() > 0).then_some(self.last_read_at_ms.max(self.ahead_first_at_ms)).flatten();
+        let ahead_at_ms =
+            (self.cursor.num_ahead() > 0).then_some(self.last_read_at_ms.max(self.ahead_first_at_ms)).flatten();
         let oldest_at_ms = self.cursor.oldest_received_at_ms().or(ahead_at_ms);
         TargetStatus {
             target_id: self.target,

@@ -43,9 +43,15 @@ pub(super) struct Swept {
 
 #[derive(Debug)]
 pub(super) enum SweepOutcome {
-    Read { records: Vec<Record>, next: Offset, end: Offset },
+    Read {
+        records: Vec<Record>,
+        next: Offset,
+        end: Offset,
+    },
     /// The log starts at `start` now, beyond what was asked for.
-    FellOut { start: Offset },
+    FellOut {
+        start: Offset,
+    },
     Failed,
 }
 
@@ -100,9 +106,10 @@ pub(super) struct DrainTarget;
 #[rtype(result = "()")]
 pub(super) struct Stop;
 
-/// To the consumer: feed this target, or stop feeding it. Answered with the consumer's next offset.
+/// To the consumer: feed this target, or stop feeding it. Answered with the consumer's next offset; with nothing when it had
+/// stopped by itself before, since then there is more below that offset than was offered.
 #[derive(Debug, Message)]
-#[rtype(result = "NextOffset")]
+#[rtype(result = "Option<Offset>")]
 pub(super) struct Switch {
     pub(super) target: TargetId,
     pub(super) feed: u64,

@@ -1,7 +1,9 @@
 //! The target stage's metrics. Labels are the target's kind and, for conservation and lag, its id: targets are bounded by
 //! administration, devices are not and are never a label.
 
-use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use sluse_schema::delivery::{AttemptClass, DeadReason};
 use sluse_schema::id::TargetId;
 use sluse_schema::target::{BreakerState, TargetStatus};
@@ -83,8 +85,8 @@ const TERMS: [&str; 7] = ["accepted", "offered_again", "delivered", "dead", "exp
 impl TargetMeters {
     pub(super) fn new(target: TargetId) -> Self {
         let target = target.to_string();
-        let gauges =
-            [IN_FLIGHT, IN_FLIGHT_LIMIT, LAG_RECORDS, LAG_SECONDS, BREAKER].map(|name| gauge!(name, "target" => target.clone()));
+        let gauges = [IN_FLIGHT, IN_FLIGHT_LIMIT, LAG_RECORDS, LAG_SECONDS, BREAKER]
+            .map(|name| gauge!(name, "target" => target.clone()));
         let terms = TERMS.map(|term| gauge!(CONSERVATION, "target" => target.clone(), "term" => term));
         let mut meters = Self {
             target,

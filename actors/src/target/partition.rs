@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{
-    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseActFuture, WrapFuture,
+    Actor, ActorContext, ActorFutureExt, Addr, AsyncContext, Context, Handler, MessageResult, ResponseActFuture,
+    WrapFuture,
 };
 use futures_util::future::join_all;
 use sluse_schema::change::ChangedEntity;
@@ -29,8 +30,8 @@ use super::config::{TargetPorts, TargetStageConfig};
 use super::consumer::DeliveriesConsumer;
 use super::cursor::Cursor;
 use super::message::{
-    AskAgain, Asked, Changed, Configure, DrainPartition, DrainTarget, FlushNow, FoundUnknown, FullScan, Known, PartFailed,
-    Statuses, Stop, StopReading,
+    AskAgain, Asked, Changed, Configure, DrainPartition, DrainTarget, FlushNow, FoundUnknown, FullScan, Known,
+    PartFailed, Statuses, Stop, StopReading,
 };
 use super::sweep::Sweep;
 use super::takeover::{Taken, row_at, take};
@@ -337,6 +338,16 @@ impl Handler<PartFailed> for TargetPartition {
     }
 }
 
+impl Handler<Stop> for TargetPartition {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
+        self.is_draining = true;
+        self.stop_children();
+        ctx.stop();
+    }
+}
+
 impl Handler<Changed> for TargetPartition {
     type Result = ();
 
@@ -373,9 +384,10 @@ impl Handler<Statuses> for TargetPartition {
     type Result = MessageResult<Statuses>;
 
     fn handle(&mut self, _: Statuses, _: &mut Self::Context) -> Self::Result {
-        let statuses = self.board.as_ref().map(|board| {
-            board.targets.borrow().values().filter_map(|entry| entry.status.clone()).collect()
-        });
+        let statuses = self
+            .board
+            .as_ref()
+            .map(|board| board.targets.borrow().values().filter_map(|entry| entry.status.clone()).collect());
         MessageResult(statuses.unwrap_or_default())
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::config::{TargetPorts, TargetStageConfig};
-use super::message::{Changed, DrainPartition, FullScan, Statuses};
+use super::message::{Changed, DrainPartition, FullScan, Statuses, Stop};
 use super::partition::TargetPartition;
 use crate::mailbox::{Closed, deliver_to, offer_to};
 use crate::supervise::{Supervised, supervise};
@@ -85,7 +85,10 @@ impl Handler<Release> for PartitionHost {
         Box::pin(async move {
             let drains = released.into_iter().map(|(partition, supervised)| async move {
                 let Some(addr) = supervised.addr() else {
-                    warn!(partition = partition.0, "a deliveries partition was being started anew when it was released");
+                    warn!(
+                        partition = partition.0,
+                        "a deliveries partition was being started anew when it was released"
+                    );
                     supervised.release();
                     return false;
                 };
@@ -103,7 +106,11 @@ impl Handler<Abandon> for PartitionHost {
 
     fn handle(&mut self, _: Abandon, _: &mut Self::Context) {
         for (_, supervised) in self.partitions.drain() {
+            let addr = supervised.addr();
             supervised.release();
+            if let Some(addr) = addr {
+                let _ = offer_to(&addr, Stop);
+            }
         }
     }
 }
@@ -161,7 +168,11 @@ impl TargetStage {
         assert!(!arbiters.is_empty(), "a stage needs an arbiter to run on");
         let hosts = arbiters.iter().map(|arbiter| {
             let ports = ports.clone();
-            PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost { config, ports, partitions: HashMap::new() })
+            PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
+                config,
+                ports,
+                partitions: HashMap::new(),
+            })
         });
         TargetStageHandle { hosts: hosts.collect(), revoke_within: config.revoke_within }
     }

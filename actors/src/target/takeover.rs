@@ -56,7 +56,10 @@ pub(super) async fn take(
                 start
             }
             Resolution::OtherLog => {
-                warn!(partition = partition.0, "the partition's position counts in another log, starting at the beginning");
+                warn!(
+                    partition = partition.0,
+                    "the partition's position counts in another log, starting at the beginning"
+                );
                 start
             }
         },

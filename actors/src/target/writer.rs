@@ -26,7 +26,7 @@ use tracing::{error, warn};
 use super::board::Board;
 use super::input::Outbox;
 use super::message::{Collect, FlushNow, FlushSoon, NextOffset, PartFailed, Snapshot, Stop, WhereNext};
-use super::metrics::{FLUSHES, FLUSH_SECONDS, LOADED};
+use super::metrics::{FLUSH_SECONDS, FLUSHES, LOADED};
 use crate::mailbox::deliver_to;
 use crate::supervise::{Backoff, ExitGuard};
 
@@ -61,9 +61,9 @@ impl Pending {
 
     /// Dead letters and their bytes.
     fn num_dead_letters(&self) -> (usize, usize) {
-        self.outboxes.values().fold((0, 0), |(num, bytes), outbox| {
-            (num + outbox.dead_letters.len(), bytes + outbox.num_bytes())
-        })
+        self.outboxes
+            .values()
+            .fold((0, 0), |(num, bytes), outbox| (num + outbox.dead_letters.len(), bytes + outbox.num_bytes()))
     }
 
     fn to_batch(&self, board: &Board, epoch: i64, position: Offset) -> CursorBatch {
@@ -256,8 +256,12 @@ impl CursorWriter {
         let config = &self.board.config;
         let is_full = num >= config.dead_letters_max || num_bytes >= config.dead_letter_bytes_max;
         if is_full && !self.board.is_store_blocked.replace(true) {
-            error!(partition = self.board.partition.0, num_dead_letters = num, num_bytes,
-                "too many dead letters wait for the database: nothing more is sent until it is back");
+            error!(
+                partition = self.board.partition.0,
+                num_dead_letters = num,
+                num_bytes,
+                "too many dead letters wait for the database: nothing more is sent until it is back"
+            );
         }
     }
 

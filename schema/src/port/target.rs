@@ -55,6 +55,7 @@ pub struct CursorBatch {
     pub cursors: Vec<TargetCursor>,
     /// How targets look, for those who ask another node; same order of targets is not needed.
     pub statuses: Vec<TargetStatus>,
+    /// New ones: added after those that are gone or superseded have left.
     pub dead_letters: Vec<DeadLetter>,
     /// Dead letters that were offered again and are finished, or superseded by a rewind: they leave the list.
     pub dead_letters_gone: Vec<DeadLetterId>,
@@ -75,7 +76,8 @@ pub trait TargetStore: Debug + Send + Sync + 'static {
     /// Takes a deliveries partition: raises its epoch and returns it with the stored position, if there is one.
     async fn take_partition(&self, partition: PartitionId) -> Result<(i64, Option<Position>), StoreError>;
 
-    /// Every target of the partition that has a row, with its cursor, tombstones that still have something pending included.
+    /// Every target of the partition that has a row, with its cursor, tombstones included: a late record must not start their
+    /// counters anew.
     async fn load_cursors(&self, partition: PartitionId) -> Result<Vec<TargetCursor>, StoreError>;
 
     /// The configuration of these targets, or of all of the partition for `None`; a target that is gone is missing.
