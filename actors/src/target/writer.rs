@@ -183,7 +183,7 @@ impl CursorWriter {
                 entry.cursor = snapshot.cursor.clone();
                 entry.status = Some(snapshot.status.clone());
                 self.pending.add(snapshot);
-            } else {
+            } else if entry.actor.is_some() {
                 // It died with what it took since: its row must not follow the partition's position any further.
                 let offset = self.board.position_of(&entry.cursor);
                 entry.cursor.position = Some(Position { log: self.board.log.clone(), offset });
