@@ -25,8 +25,8 @@ use tracing::{error, warn};
 
 use super::board::Board;
 use super::input::Outbox;
-use super::message::{Collect, FlushNow, FlushSoon, NextOffset, PartFailed, Snapshot, Stop, WhereNext};
-use super::metrics::{FLUSH_SECONDS, FLUSHES, LOADED};
+use super::message::{Collect, FlushNow, FlushSoon, Known, NextOffset, PartFailed, Snapshot, Stop, WhereNext};
+use super::metrics::{FLUSH_SECONDS, FLUSHES, LOADED, PartitionTotals};
 use crate::mailbox::deliver_to;
 use crate::supervise::{Backoff, ExitGuard};
 
@@ -270,10 +270,23 @@ impl CursorWriter {
         for waiting in answered {
             let _ = waiting.send(is_stored);
         }
-        gauge!(LOADED, "partition" => self.board.partition.to_string()).set(self.board.num_loaded.get() as f64);
+        self.show();
         if !self.waiting.is_empty() || (self.wants_flush && is_stored) {
             self.flush(ctx);
         }
+    }
+
+    fn show(&self) {
+        let partition = self.board.partition.to_string();
+        let mut totals = PartitionTotals::default();
+        for entry in self.board.targets.borrow().values() {
+            if let Some(status) = &entry.status {
+                let kind = if let Known::Config(config) = &entry.known { config.kind.as_str() } else { "unknown" };
+                totals.add(kind, status);
+            }
+        }
+        totals.show(&partition);
+        gauge!(LOADED, "partition" => partition).set(self.board.num_loaded.get() as f64);
     }
 
     /// A flush by time: when something changed, and not while the database is given time to come back.
