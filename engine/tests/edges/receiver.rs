@@ -40,12 +40,6 @@ pub struct Got {
     pub body: Vec<u8>,
 }
 
-impl Got {
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-}
-
 pub struct Receiver {
     pub port: u16,
     pub got: Arc<Mutex<Vec<Got>>>,
