@@ -76,7 +76,7 @@ async fn what_a_killed_sluse_left_running_is_stopped_and_its_data_are_there() {
     let dir = tempfile::tempdir().unwrap();
     let first = PrivatePostgres::start(dir.path()).await.unwrap();
     let store = Store::connect(StoreConfig::new(first.url()), cipher(), NUM_PARTITIONS).await.unwrap();
-    store.bootstrap(None, None).await.unwrap();
+    store.bootstrap("a@b.dk", None).await.unwrap();
     store.close();
     let left = first.pid().unwrap();
     // Neither stopped nor dropped: as when the process that supervised it is gone and the signal of its end got lost.
@@ -84,7 +84,7 @@ async fn what_a_killed_sluse_left_running_is_stopped_and_its_data_are_there() {
     let second = PrivatePostgres::start(dir.path()).await.unwrap();
     assert_ne!(second.pid(), Some(left));
     let store = Store::connect(StoreConfig::new(second.url()), cipher(), NUM_PARTITIONS).await.unwrap();
-    assert!(store.bootstrap(None, None).await.unwrap().is_none(), "the administrator is still there");
+    assert!(store.bootstrap("a@b.dk", None).await.unwrap().is_none(), "the administrator is still there");
     store.close();
     second.stop().await;
 }
