@@ -20,6 +20,8 @@ pub enum RunError {
     #[error(transparent)]
     DataDir(#[from] DataDirError),
     #[error(transparent)]
+    Bootstrap(#[from] crate::store::admin::BootstrapError),
+    #[error(transparent)]
     Postgres(#[from] PrivatePostgresError),
     #[error(transparent)]
     Cipher(#[from] CipherError),
@@ -61,7 +63,7 @@ pub async fn run(config: Config) -> Result<StopReport, RunError> {
     let cipher = Arc::new(Cipher::new(&keys.secret_key)?);
     let store_config = StoreConfig { url, num_connections_max: config.database.num_connections_max };
     let store = Store::connect(store_config, cipher, config.log.num_partitions).await?;
-    if let Some(made) = store.bootstrap(Some(&config.admin.email), config.admin.password.as_ref()).await? {
+    if let Some(made) = store.bootstrap(&config.admin.email, config.admin.password.as_ref()).await? {
         print_credentials(&made);
     }
 

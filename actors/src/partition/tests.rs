@@ -177,7 +177,7 @@ async fn a_panicking_device_comes_back_with_its_state_and_its_uplink_is_processe
     assert_eq!(rig.bodies_of(1), (0..10).collect::<Vec<_>>());
     assert_eq!(rig.bodies_of(2), (0..10).collect::<Vec<_>>());
     let state = rig.store.state(DeviceId(1)).unwrap();
-    assert_eq!((state.counters.num_uplinks, state.window.num_entries()), (10, 10));
+    assert_eq!((state.counters.num_uplinks, state.window.len()), (10, 10));
 }
 
 #[actix::test]
@@ -216,7 +216,7 @@ async fn i1_after_a_crash_each_delivery_stands_once_and_states_are_rebuilt() {
         assert_eq!(rig.bodies_of(device), expected);
         let state = rig.store.state(DeviceId(device)).unwrap();
         assert_eq!(state.counters.num_uplinks, 200);
-        assert_eq!(state.window.num_entries(), 20);
+        assert_eq!(state.window.len(), 20);
     }
 }
 

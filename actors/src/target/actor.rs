@@ -77,6 +77,8 @@ pub(super) struct TargetActor {
     load: (usize, usize),
     meters: TargetMeters,
     drained: Vec<oneshot::Sender<()>>,
+    /// What was known of the target when the actor was made.
+    first_known: Known,
     _guard: ExitGuard,
 }
 
@@ -93,28 +95,25 @@ impl TargetActor {
         let seed = (target.0 as u64) ^ first_id;
         let machine = TargetMachine::new(target, cursor, board.config.bounds(), first_id, seed);
         let (outcomes, outcomes_in) = mpsc::channel(NUM_OUTCOMES_WAITING_MAX);
-        let board = Rc::clone(board);
-        Self::create(move |ctx| {
-            let mut actor = Self {
-                target,
-                machine,
-                board,
-                requests: Requests::default(),
-                sender: None,
-                tasks: Tasks::default(),
-                outcomes,
-                outcomes_in: Some(outcomes_in),
-                effects: Vec::new(),
-                wake: None,
-                is_counting: false,
-                load: (0, 0),
-                meters: TargetMeters::new(target),
-                drained: Vec::new(),
-                _guard: guard,
-            };
-            actor.configure(known, ctx);
-            actor
-        })
+        let actor = Self {
+            target,
+            machine,
+            board: Rc::clone(board),
+            requests: Requests::default(),
+            sender: None,
+            tasks: Tasks::default(),
+            outcomes,
+            outcomes_in: Some(outcomes_in),
+            effects: Vec::new(),
+            wake: None,
+            is_counting: false,
+            load: (0, 0),
+            meters: TargetMeters::new(target),
+            drained: Vec::new(),
+            first_known: known,
+            _guard: guard,
+        };
+        actor.start()
     }
 
     /// Tells the machine something and does what follows.
@@ -145,9 +144,9 @@ impl TargetActor {
             Effect::Send { ticket, meta, body } => self.send(ticket, meta, body),
             Effect::Decode { ticket, meta, payload } => {
                 let ports = self.board.ports.clone();
-                self.spawn(ticket, async move {
-                    Outcome::Decoded { ticket, outcome: decode_again(&ports, &meta, payload).await }
-                });
+                let decoded = async move { decode_again(&ports, &meta, payload).await };
+                let panicked = || DecodedAgain::Failed("the decoder's port failed: this is a bug of Sluse".to_owned());
+                self.spawn(ticket, decoded, panicked, |ticket, outcome| Outcome::Decoded { ticket, outcome });
             }
             Effect::Cancel { ticket } => {
                 if let Some(task) = self.tasks.0.remove(&ticket) {
@@ -187,22 +186,29 @@ impl TargetActor {
 
     fn send(&mut self, ticket: u64, meta: Arc<DeliveryMeta>, body: bytes::Bytes) {
         let sender = self.sender.clone();
-        self.spawn(ticket, async move {
-            let attempt = match sender {
-                Some(sender) => AssertUnwindSafe(sender.send(&meta, body)).catch_unwind().await.unwrap_or_else(|_| {
-                    Attempt::failed(AttemptClass::Transient, "the sender failed: this is a bug of Sluse")
-                }),
+        let attempt = async move {
+            match sender {
+                Some(sender) => sender.send(&meta, body).await,
                 None => Attempt::failed(AttemptClass::Misconfigured, "there is no sender for this target"),
-            };
-            Outcome::Attempted { ticket, attempt }
-        });
+            }
+        };
+        let panicked = || Attempt::failed(AttemptClass::Transient, "the sender failed: this is a bug of Sluse");
+        self.spawn(ticket, attempt, panicked, |ticket, attempt| Outcome::Attempted { ticket, attempt });
     }
 
-    fn spawn(&mut self, ticket: u64, work: impl Future<Output = Outcome> + 'static) {
+    /// Runs something as a task of its own. A panic in it is an outcome like another, so that no ticket stays open for ever.
+    fn spawn<T: 'static>(
+        &mut self,
+        ticket: u64,
+        work: impl Future<Output = T> + 'static,
+        panicked: impl FnOnce() -> T + 'static,
+        outcome: impl FnOnce(u64, T) -> Outcome + 'static,
+    ) {
         let outcomes = self.outcomes.clone();
         let task = actix_rt::spawn(async move {
-            let outcome = work.await;
-            let _ = outcomes.send(outcome).await;
+            let done = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| panicked());
+            // Closed only when the actor ended: whoever comes next sends it again.
+            let _ = outcomes.send(outcome(ticket, done)).await;
         });
         self.tasks.0.insert(ticket, task.abort_handle());
     }
@@ -299,6 +305,8 @@ impl Actor for TargetActor {
         if let Some(mut outcomes) = self.outcomes_in.take() {
             ctx.add_stream(futures_util::stream::poll_fn(move |cx| outcomes.poll_recv(cx)));
         }
+        let known = std::mem::replace(&mut self.first_known, Known::NotYet);
+        self.configure(known, ctx);
         self.step(Input::Tick, ctx);
     }
 }

@@ -94,6 +94,11 @@ impl Board {
         self.targets.borrow().get(&target)?.actor.as_ref()?.addr()
     }
 
+    /// Whether somebody looks after the records of this target; nobody does for a tombstone with nothing left to do.
+    pub(super) fn has_actor(&self, target: TargetId) -> bool {
+        self.targets.borrow().get(&target).is_some_and(|entry| entry.actor.is_some())
+    }
+
     /// Something of this target has to be written.
     pub(super) fn mark_dirty(&self, target: TargetId) {
         if let Some(entry) = self.targets.borrow_mut().get_mut(&target)

@@ -99,7 +99,7 @@ impl DeliveriesConsumer {
             let target = TargetId(record.key);
             if self.live.contains_key(&target) {
                 by_target.entry(target).or_default().push(record);
-            } else if !self.board.targets.borrow().contains_key(&target) && unknown.iter().all(|(t, _)| *t != target) {
+            } else if !self.board.has_actor(target) && unknown.iter().all(|(t, _)| *t != target) {
                 unknown.push((target, record.offset));
             }
         }

@@ -1,12 +1,14 @@
 //! The target stage's metrics. Labels are the target's kind and, for conservation and lag, its id: targets are bounded by
 //! administration, devices are not and are never a label.
 
+use std::collections::BTreeMap;
+
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 use sluse_schema::delivery::{AttemptClass, DeadReason};
 use sluse_schema::id::TargetId;
-use sluse_schema::target::{BreakerState, TargetStatus};
+use sluse_schema::target::TargetStatus;
 
 use super::input::Ended;
 
@@ -26,16 +28,18 @@ pub const DELIVERY_SECONDS: &str = "sluse_target_delivery_seconds";
 pub const DEAD_LETTERS: &str = "sluse_target_dead_letters_total";
 /// Conservation, one series per term. Labels: `target`, `term`.
 pub const CONSERVATION: &str = "sluse_target_records";
-/// Deliveries in flight. Label: `target`.
+/// Deliveries in flight. Labels: `partition`, `kind`.
 pub const IN_FLIGHT: &str = "sluse_target_in_flight";
-/// The adaptive limit. Label: `target`.
-pub const IN_FLIGHT_LIMIT: &str = "sluse_target_in_flight_limit";
+/// Unfinished records, and the age of the oldest one. Labels: `partition`, `kind`.
+pub const KIND_LAG_RECORDS: &str = "sluse_target_kind_lag_records";
+pub const KIND_LAG_SECONDS_MAX: &str = "sluse_target_kind_lag_seconds_max";
+/// Targets by the state of their breaker, and by how they are fed. Labels: `partition`, `state`; `partition`, `feed`.
+pub const BREAKERS: &str = "sluse_target_breakers";
+pub const FEEDS: &str = "sluse_target_feeds";
 /// Unfinished records. Label: `target`.
 pub const LAG_RECORDS: &str = "sluse_target_lag_records";
 /// Age of the oldest unfinished record. Label: `target`.
 pub const LAG_SECONDS: &str = "sluse_target_lag_seconds";
-/// 0 closed, 1 half open, 2 open. Label: `target`.
-pub const BREAKER: &str = "sluse_target_breaker_state";
 /// Records of all targets of a partition in memory. Label: `partition`.
 pub const LOADED: &str = "sluse_target_loaded_records";
 /// Writes of cursors. Label: `outcome` (stored, unavailable, fenced, refused).
@@ -58,10 +62,12 @@ pub fn describe() {
         "accepted + offered_again = delivered + dead + expired + discarded + pending, each counted by itself"
     );
     describe_gauge!(IN_FLIGHT, Unit::Count, "Deliveries in flight");
-    describe_gauge!(IN_FLIGHT_LIMIT, Unit::Count, "Deliveries that may be in flight at once now");
+    describe_gauge!(KIND_LAG_RECORDS, Unit::Count, "Records that are not finished, of all targets of a kind");
+    describe_gauge!(KIND_LAG_SECONDS_MAX, Unit::Seconds, "Age of the oldest record that is not finished, of a kind");
+    describe_gauge!(BREAKERS, Unit::Count, "Targets by the state of their circuit breaker");
+    describe_gauge!(FEEDS, Unit::Count, "Targets by how they are fed");
     describe_gauge!(LAG_RECORDS, Unit::Count, "Records that are not finished");
     describe_gauge!(LAG_SECONDS, Unit::Seconds, "Age of the oldest record that is not finished");
-    describe_gauge!(BREAKER, "Circuit breaker: 0 closed, 1 half open, 2 open");
     describe_gauge!(LOADED, Unit::Count, "Records of all targets of a partition in memory");
     describe_counter!(FLUSHES, Unit::Count, "Transactions that wrote cursors, by outcome");
     describe_histogram!(FLUSH_SECONDS, Unit::Seconds, "Duration of a transaction that writes cursors");
@@ -74,7 +80,7 @@ pub(super) struct TargetMeters {
     attempts: [Counter; 4],
     attempt_seconds: Histogram,
     delivery_seconds: Histogram,
-    gauges: [Gauge; 5],
+    gauges: [Gauge; 2],
     terms: [Gauge; 7],
 }
 
@@ -85,8 +91,7 @@ const TERMS: [&str; 7] = ["accepted", "offered_again", "delivered", "dead", "exp
 impl TargetMeters {
     pub(super) fn new(target: TargetId) -> Self {
         let target = target.to_string();
-        let gauges = [IN_FLIGHT, IN_FLIGHT_LIMIT, LAG_RECORDS, LAG_SECONDS, BREAKER]
-            .map(|name| gauge!(name, "target" => target.clone()));
+        let gauges = [LAG_RECORDS, LAG_SECONDS].map(|name| gauge!(name, "target" => target.clone()));
         let terms = TERMS.map(|term| gauge!(CONSERVATION, "target" => target.clone(), "term" => term));
         let mut meters = Self {
             target,
@@ -129,18 +134,7 @@ impl TargetMeters {
 
     /// Shows how the target looks now.
     pub(super) fn gauge(&self, status: &TargetStatus) {
-        let breaker = match status.breaker {
-            BreakerState::Closed => 0.0,
-            BreakerState::HalfOpen => 1.0,
-            BreakerState::Open => 2.0,
-        };
-        let figures = [
-            f64::from(status.num_in_flight),
-            f64::from(status.in_flight_limit),
-            status.lag_records as f64,
-            status.lag_seconds,
-            breaker,
-        ];
+        let figures = [status.lag_records as f64, status.lag_seconds];
         for (gauge, figure) in self.gauges.iter().zip(figures) {
             gauge.set(figure);
         }
@@ -162,5 +156,48 @@ impl TargetMeters {
 impl std::fmt::Debug for TargetMeters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TargetMeters").field("target", &self.target).finish_non_exhaustive()
+    }
+}
+
+/// Figures of all targets of one partition, by kind.
+#[derive(Debug, Default)]
+pub(super) struct PartitionTotals {
+    kinds: BTreeMap<&'static str, KindTotals>,
+    breakers: [u32; 3],
+    feeds: [u32; 2],
+}
+
+#[derive(Debug, Default)]
+struct KindTotals {
+    num_in_flight: u32,
+    lag_records: u64,
+    lag_seconds_max: f64,
+}
+
+impl PartitionTotals {
+    /// Adds a target.
+    pub(super) fn add(&mut self, kind: &'static str, status: &TargetStatus) {
+        let totals = self.kinds.entry(kind).or_default();
+        totals.num_in_flight += status.num_in_flight;
+        totals.lag_records += status.lag_records;
+        totals.lag_seconds_max = totals.lag_seconds_max.max(status.lag_seconds);
+        self.breakers[status.breaker as usize] += 1;
+        self.feeds[status.feed as usize] += 1;
+    }
+
+    /// Shows the figures.
+    pub(super) fn show(&self, partition: &str) {
+        for (kind, totals) in &self.kinds {
+            let labels = [("partition", partition.to_owned()), ("kind", (*kind).to_owned())];
+            gauge!(IN_FLIGHT, &labels).set(f64::from(totals.num_in_flight));
+            gauge!(KIND_LAG_RECORDS, &labels).set(totals.lag_records as f64);
+            gauge!(KIND_LAG_SECONDS_MAX, &labels).set(totals.lag_seconds_max);
+        }
+        for (state, num) in ["closed", "open", "half_open"].into_iter().zip(self.breakers) {
+            gauge!(BREAKERS, "partition" => partition.to_owned(), "state" => state).set(f64::from(num));
+        }
+        for (feed, num) in ["live", "lagging"].into_iter().zip(self.feeds) {
+            gauge!(FEEDS, "partition" => partition.to_owned(), "feed" => feed).set(f64::from(num));
+        }
     }
 }

@@ -20,7 +20,7 @@ use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::TargetId;
 use sluse_schema::partition::{PartitionId, partition_of_target};
 use sluse_schema::port::{StoreError, TargetRequest};
-use sluse_schema::record::Offset;
+use sluse_schema::record::{Offset, Position};
 use sluse_schema::target::{TargetConfig, TargetCursor};
 use tracing::{info, warn};
 
@@ -105,7 +105,14 @@ impl TargetPartition {
         for row in cursors {
             // A row without configuration, and not a tombstone yet: the database was read after its records came.
             let known = configs.remove(&row.target).map_or(Known::Gone, Known::Config);
-            self.start_target(row, known);
+            let is_settled = row.is_tombstone && row.holes.is_empty() && row.counters.pending_by_balance() == 0;
+            if is_settled {
+                // No actor for a tombstone; should a late record come, it goes on counting from this row.
+                let entry = Entry { actor: None, known, cursor: row, status: None, is_dirty: false };
+                board.targets.borrow_mut().insert(entry.cursor.target, entry);
+            } else {
+                self.start_target(row, known);
+            }
         }
         for (target, config) in configs {
             let cursor = Cursor::new(next, self.config.bounds().num_holes_max);
@@ -305,7 +312,14 @@ impl Handler<FoundUnknown> for TargetPartition {
     fn handle(&mut self, FoundUnknown(found): FoundUnknown, ctx: &mut Self::Context) {
         let Some(board) = self.board.clone() else { return };
         for (target, offset) in found {
-            if !board.targets.borrow().contains_key(&target) {
+            if board.has_actor(target) {
+                continue;
+            }
+            let tombstone = board.targets.borrow().get(&target).map(|entry| entry.cursor.clone());
+            if let Some(mut row) = tombstone {
+                row.position = Some(Position { log: board.log.clone(), offset });
+                self.start_target(row, Known::Gone);
+            } else {
                 let cursor = Cursor::new(offset, self.config.bounds().num_holes_max);
                 self.start_target(row_at(&cursor, target, &board.log), Known::NotYet);
                 self.to_load.targets.insert(target);

@@ -25,8 +25,8 @@ use tracing::{error, warn};
 
 use super::board::Board;
 use super::input::Outbox;
-use super::message::{Collect, FlushNow, FlushSoon, NextOffset, PartFailed, Snapshot, Stop, WhereNext};
-use super::metrics::{FLUSH_SECONDS, FLUSHES, LOADED};
+use super::message::{Collect, FlushNow, FlushSoon, Known, NextOffset, PartFailed, Snapshot, Stop, WhereNext};
+use super::metrics::{FLUSH_SECONDS, FLUSHES, LOADED, PartitionTotals};
 use crate::mailbox::deliver_to;
 use crate::supervise::{Backoff, ExitGuard};
 
@@ -183,7 +183,7 @@ impl CursorWriter {
                 entry.cursor = snapshot.cursor.clone();
                 entry.status = Some(snapshot.status.clone());
                 self.pending.add(snapshot);
-            } else {
+            } else if entry.actor.is_some() {
                 // It died with what it took since: its row must not follow the partition's position any further.
                 let offset = self.board.position_of(&entry.cursor);
                 entry.cursor.position = Some(Position { log: self.board.log.clone(), offset });
@@ -270,10 +270,23 @@ impl CursorWriter {
         for waiting in answered {
             let _ = waiting.send(is_stored);
         }
-        gauge!(LOADED, "partition" => self.board.partition.to_string()).set(self.board.num_loaded.get() as f64);
+        self.show();
         if !self.waiting.is_empty() || (self.wants_flush && is_stored) {
             self.flush(ctx);
         }
+    }
+
+    fn show(&self) {
+        let partition = self.board.partition.to_string();
+        let mut totals = PartitionTotals::default();
+        for entry in self.board.targets.borrow().values() {
+            if let Some(status) = &entry.status {
+                let kind = if let Known::Config(config) = &entry.known { config.kind.as_str() } else { "unknown" };
+                totals.add(kind, status);
+            }
+        }
+        totals.show(&partition);
+        gauge!(LOADED, "partition" => partition).set(self.board.num_loaded.get() as f64);
     }
 
     /// A flush by time: when something changed, and not while the database is given time to come back.

@@ -98,7 +98,9 @@ impl ScriptedSenders {
 }
 
 impl SenderFactory for ScriptedSenders {
+    /// Panics for a target whose name is `panics`: the actor that asks ends with it.
     fn make(&self, config: &TargetConfig) -> Result<Arc<dyn TargetSender>, SenderError> {
+        assert!(config.name != "panics", "the test asked for it");
         match config.kind {
             TargetKind::HttpPush(_) | TargetKind::Mqtt(_) => Ok(Arc::new(ScriptedSender(self.clone()))),
             _ => Err(SenderError("there is no sender for this kind".into())),

@@ -81,6 +81,9 @@ pub(super) struct Session {
 pub(super) struct Loop {
     event_loop: EventLoop,
     is_connected: bool,
+    /// Why it ended, while acknowledgements that came just before are still to be told: rumqttc reads packets in runs, and a run
+    /// that ends in an error leaves what it read before in its queue.
+    ended: Option<Ended>,
 }
 
 impl Session {
@@ -110,7 +113,7 @@ impl Session {
         }
         // As many places as there can be publishes in flight, plus the DISCONNECT: handing over never fails for want of room.
         let (client, event_loop) = AsyncClient::new(options, usize::from(NUM_IN_FLIGHT_MAX) + 1);
-        (Self { client }, Loop { event_loop, is_connected: false })
+        (Self { client }, Loop { event_loop, is_connected: false, ended: None })
     }
 
     /// Hands a publish to the event loop; whether it took it.
@@ -151,11 +154,21 @@ impl Session {
 impl Loop {
     /// Waits for the next thing to happen. Must not be dropped before it returns, unless the whole loop is.
     pub(super) async fn next(&mut self, settings: &Settings, relay: &Relay) -> Result<Happened, Ended> {
-        let event = match self.event_loop.poll().await {
-            Ok(event) => event,
-            Err(error) => return Err(ended_by(error, settings, relay, self.is_connected)),
-        };
-        Ok(match event {
+        if self.ended.is_none() {
+            match self.event_loop.poll().await {
+                Ok(event) => return Ok(self.tell(event)),
+                Err(error) => self.ended = Some(ended_by(error, settings, relay, self.is_connected)),
+            }
+        }
+        if let Some(event) = self.event_loop.state.events.pop_front() {
+            return Ok(self.tell(event));
+        }
+        let unexplained = || Ended::transient("broken", "the connection ended".to_owned());
+        Err(self.ended.take().unwrap_or_else(unexplained))
+    }
+
+    fn tell(&mut self, event: Event) -> Happened {
+        match event {
             Event::Incoming(Incoming::ConnAck(connack)) => {
                 self.is_connected = true;
                 let limits = connack.properties.as_ref();
@@ -188,7 +201,7 @@ impl Loop {
             Event::Outgoing(rumqttc::Outgoing::Publish(packet_id)) => Happened::Written(packet_id),
             Event::Outgoing(rumqttc::Outgoing::AwaitAck(_)) => Happened::Collided,
             _ => Happened::Nothing,
-        })
+        }
     }
 }
 

@@ -5,8 +5,10 @@
 //! connection: what was not handed over is dropped, the broker sends it again, and nothing overtakes what was refused. A connection
 //! that broke instead loses nothing that came over it: that is still taken in, and its repetition is recognised by its event id.
 //!
-//! Limits: the Receive Maximum bounds what is unacknowledged. At QoS 0 it does not, so reading stops at twice as much.
+//! Limits: the Receive Maximum bounds what is unacknowledged. At QoS 0 it does not, and Mosquitto 2.0.11 goes beyond it (863 of 300
+//! seen), so reading stops at twice as much.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,6 +34,11 @@ use super::metrics::{self, SourceMetrics};
 
 /// Every event of every device, and gateways' states with and without a region's prefix.
 const SUBSCRIPTIONS: [&str; 3] = ["application/+/device/+/event/+", "gateway/+/state/conn", "+/gateway/+/state/conn"];
+/// How long the broker may take to hang up after our DISCONNECT.
+const GOODBYE_MAX: Duration = Duration::from_secs(2);
+/// Acknowledgements in the event loop's queue at once; further ones wait here. The event loop takes one for ten packets that it
+/// reads, so that with a broker that goes beyond the Receive Maximum (Mosquitto 2.0.11 does) they can pile up for a while.
+const REQUESTS_MAX: usize = 1024;
 /// The wait when the log said "later" without saying how long.
 const LATER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -90,16 +97,23 @@ pub(super) struct Session {
     was_ever_connected: bool,
     /// Why the last connection ended: the same twice running is not worth a second warning.
     last_trouble: String,
+    /// The last connection ended with "later": until the log takes something, connections come and go without a word.
+    is_put_off: bool,
 }
 
 /// One connection's part of the state.
 struct Connection {
     client: AsyncClient,
     window: AckWindow<Ack>,
+    /// Finished, in order, waiting for room in the event loop's queue.
+    due: VecDeque<(u16, QoS)>,
     is_connected: bool,
     /// Set when it is to end as soon as what is under way is finished and acknowledged.
     closing: Option<SessionEnd>,
     has_said_goodbye: bool,
+    /// Set when the DISCONNECT is written: until when the broker may take its time to read everything before it and hang up.
+    /// Whoever connects earlier throws it off in the middle of our acknowledgements, and gets those events again.
+    goodbye_deadline: Option<Instant>,
     has_warned_of_qos_0: bool,
 }
 
@@ -124,6 +138,7 @@ impl Session {
             connection: 0,
             was_ever_connected: false,
             last_trouble: String::new(),
+            is_put_off: false,
         }
     }
 
@@ -152,8 +167,7 @@ impl Session {
     }
 
     async fn serve_connection(&mut self, options: MqttOptions, stopping: &CancellationToken) -> SessionEnd {
-        // Room for every acknowledgement that can be due at once, the SUBSCRIBE and the DISCONNECT.
-        let (client, mut event_loop) = AsyncClient::new(options, self.window_max + 8);
+        let (client, mut event_loop) = AsyncClient::new(options, REQUESTS_MAX);
         let mut connection = Connection::new(client);
         let connect_deadline = Instant::now() + CONNECT_MAX;
         loop {
@@ -170,15 +184,14 @@ impl Session {
                     if !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
                         self.hand_over();
                     }
-                    if connection.closing.is_some() && self.is_idle() {
+                    connection.send_due_acks();
+                    if connection.closing.is_some() && self.is_idle() && connection.due.is_empty() {
                         connection.say_goodbye();
                     }
                     tokio::select! {
                         event = &mut next, if may_read => break event,
                         Some(done) = self.batches.join_next(), if !self.batches.is_empty() => {
-                            if let Err(end) = self.settle(done, &mut connection) {
-                                return end;
-                            }
+                            self.settle(done, &mut connection);
                         }
                         () = stopping.cancelled(), if connection.closing.is_none() => {
                             if !connection.is_connected {
@@ -190,11 +203,14 @@ impl Session {
                             self.trouble(format!("no answer within {} s", CONNECT_MAX.as_secs()));
                             return SessionEnd::Lost;
                         }
+                        () = sleep_until(connection.goodbye_deadline.unwrap_or(connect_deadline)),
+                            if connection.goodbye_deadline.is_some() => break Err(ConnectionError::RequestsDone),
                     }
                 }
             };
             let handled = match event {
                 Ok(event) => self.handle(event, &mut connection),
+                Err(_) if connection.goodbye_deadline.is_some() => Err(SessionEnd::Lost),
                 Err(error) => Err(self.lost(&error)),
             };
             if let Err(end) = handled {
@@ -205,10 +221,12 @@ impl Session {
 
     fn handle(&mut self, event: Event, connection: &mut Connection) -> Result<(), SessionEnd> {
         match event {
-            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish, connection),
+            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish, connection)?,
             Event::Incoming(Incoming::ConnAck(connack)) => self.connected(&connack, connection)?,
             Event::Incoming(Incoming::SubAck(suback)) => self.subscribed(&suback)?,
-            Event::Outgoing(rumqttc::Outgoing::Disconnect) => return Err(SessionEnd::Lost),
+            Event::Outgoing(rumqttc::Outgoing::Disconnect) => {
+                connection.goodbye_deadline = Some(Instant::now() + GOODBYE_MAX);
+            }
             _ => {}
         }
         Ok(())
@@ -217,7 +235,11 @@ impl Session {
     fn connected(&mut self, connack: &ConnAck, connection: &mut Connection) -> Result<(), SessionEnd> {
         connection.is_connected = true;
         let (place, client_id, is_session_present) = (&self.place, &self.client_id, connack.session_present);
-        tracing::info!(place, client_id, is_session_present, "connected to chirpstack's broker");
+        if self.is_put_off {
+            tracing::debug!(place, client_id, is_session_present, "connected to chirpstack's broker");
+        } else {
+            tracing::info!(place, client_id, is_session_present, "connected to chirpstack's broker");
+        }
         if self.was_ever_connected && !is_session_present {
             tracing::warn!(
                 place,
@@ -250,29 +272,31 @@ impl Session {
                 refused => tracing::warn!(place = self.place, topic, ?refused, "the broker refused a subscription"),
             }
         }
-        self.last_trouble.clear();
         self.metrics.connected.set(1);
-        self.health.update(|health| {
-            health.is_connected = true;
-            health.message = format!("connected to {}", self.place);
-        });
+        self.health.update(|health| health.is_connected = true);
+        if !self.is_put_off {
+            self.all_is_well();
+        }
         Ok(())
     }
 
-    fn arrived(&mut self, publish: Publish, connection: &mut Connection) {
+    fn arrived(&mut self, publish: Publish, connection: &mut Connection) -> Result<(), SessionEnd> {
         let is_at_most_once = publish.qos == QoS::AtMostOnce;
         if connection.closing.is_some() {
             // Not acknowledged, so the broker keeps it for the next connection.
             self.metrics.lost.increment(u64::from(is_at_most_once));
-            return;
+            return Ok(());
+        }
+        if connection.due.len() > usize::from(u16::MAX) {
+            self.trouble("the broker has more events unacknowledged than there are packet ids".to_owned());
+            return Err(SessionEnd::Lost);
         }
         let ack = (!is_at_most_once).then_some((publish.pkid, publish.qos));
         let seq = connection.window.push(ack);
         if !publish.topic.starts_with(b"application/") {
             self.heard_gateway(&publish);
             connection.window.finish(seq);
-            connection.send_due_acks();
-            return;
+            return Ok(());
         }
         if is_at_most_once {
             self.metrics.at_most_once.increment(1);
@@ -283,6 +307,7 @@ impl Session {
         if self.lanes.push(lane, Arrived { seq, topic, payload, is_retained, is_at_most_once }) {
             self.hand_over();
         }
+        Ok(())
     }
 
     fn heard_gateway(&self, publish: &Publish) {
@@ -320,32 +345,33 @@ impl Session {
     }
 
     /// Takes note of a finished batch and acknowledges what is due.
-    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) -> Result<(), SessionEnd> {
+    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) {
         let later = match done {
             Ok(done) => {
                 self.lanes.finish(done.lane);
                 if done.connection == self.connection {
                     done.finished.into_iter().for_each(|seq| connection.window.finish(seq));
                 }
+                if self.is_put_off && done.later.is_none() {
+                    self.is_put_off = false;
+                    self.all_is_well();
+                }
                 done.later
             }
             Err(error) => Some(intake_ended(&error)),
         };
-        if !connection.send_due_acks() {
-            self.trouble("the mqtt client took no acknowledgement".to_owned());
-            return Err(SessionEnd::Lost);
-        }
+        connection.send_due_acks();
         let num_unacknowledged = connection.window.len();
         self.metrics.unacknowledged.set(num_unacknowledged as f64);
         self.health.update(|health| health.num_unacknowledged = num_unacknowledged);
         if let Some((after, reason)) = later {
             self.trouble(format!("the log cannot take events now: {reason}"));
+            self.is_put_off = true;
             self.drop_waiting();
             if !matches!(connection.closing, Some(SessionEnd::Stopped)) {
                 connection.closing = Some(SessionEnd::Later { after });
             }
         }
-        Ok(())
     }
 
     /// After a connection: takes in what it brought, and waits until no batch is under way. A wait, if the log asks for one.
@@ -385,6 +411,11 @@ impl Session {
         SessionEnd::Lost
     }
 
+    fn all_is_well(&mut self) {
+        self.last_trouble.clear();
+        self.health.update(|health| health.message = format!("connected to {}", self.place));
+    }
+
     /// Says what is wrong: once as a warning, while it stays the same in the debug log.
     fn trouble(&mut self, message: String) {
         let (place, client_id) = (&self.place, &self.client_id);
@@ -403,22 +434,26 @@ impl Connection {
         Self {
             client,
             window: AckWindow::default(),
+            due: VecDeque::new(),
             is_connected: false,
             closing: None,
             has_said_goodbye: false,
+            goodbye_deadline: None,
             has_warned_of_qos_0: false,
         }
     }
 
-    /// Acknowledges what is due, in the order of arrival; whether the client took it.
-    fn send_due_acks(&mut self) -> bool {
+    /// Acknowledges what is due, in the order of arrival, as far as the event loop has room for it.
+    fn send_due_acks(&mut self) {
         while let Some(ack) = self.window.next_due() {
-            let Some((pkid, qos)) = ack else { continue };
-            if self.client.try_ack(&Publish { pkid, qos, ..Publish::default() }).is_err() {
-                return false;
-            }
+            self.due.extend(ack);
         }
-        true
+        while let Some((pkid, qos)) = self.due.front().copied() {
+            if self.client.try_ack(&Publish { pkid, qos, ..Publish::default() }).is_err() {
+                return;
+            }
+            self.due.pop_front();
+        }
     }
 
     /// Asks for the DISCONNECT, behind the last acknowledgements.

@@ -15,6 +15,23 @@ use super::convert::iso;
 /// Keys of `lorawanSettings` that never leave the store.
 const LORAWAN_SECRETS: [&str; 3] = ["OTAAapplicationKey", "networkSessionKey", "applicationSessionKey"];
 
+/// Settings that stand beside the common fields, by type; none of them is secret.
+fn settings_shown(kind: &str) -> &'static [&'static str] {
+    match kind {
+        "SIGFOX" => &["deviceId", "deviceTypeId", "groupId", "downlinkPayload"],
+        "MQTT_INTERNAL_BROKER" | "MQTT_EXTERNAL_BROKER" => &[
+            "authenticationType",
+            "caCertificate",
+            "deviceCertificate",
+            "mqttusername",
+            "mqttURL",
+            "mqttPort",
+            "mqtttopicname",
+        ],
+        _ => &[],
+    }
+}
+
 /// The columns that [`DeviceRecord::of_row`] reads, from `iot_device d`, `application a`, `device_model m`, in its order.
 pub const COLUMNS: &str = "d.id, d.created_at, d.updated_at, d.name, d.type, d.longitude, d.latitude,
     d.comment_on_location, d.comment, d.metadata, d.device_eui, d.settings,
@@ -155,13 +172,19 @@ impl Serialize for DeviceRecord {
         map.serialize_entry("type", &self.kind)?;
         if self.kind == "LORAWAN" {
             let device_eui = self.device_eui.as_deref().unwrap_or_default();
-            map.serialize_entry("deviceEUI", &device_eui.to_ascii_uppercase())?;
+            // As it was typed, as the reference has it.
+            let typed =
+                self.settings["deviceEUI"].as_str().map_or_else(|| device_eui.to_ascii_uppercase(), str::to_owned);
+            map.serialize_entry("deviceEUI", &typed)?;
             map.serialize_entry("OTAAapplicationKey", &Value::Null)?;
             map.serialize_entry("deviceProfileName", &self.settings["deviceProfileName"])?;
             map.serialize_entry("chirpstackApplicationId", &self.settings["chirpstackApplicationId"])?;
             if let Some(settings) = self.lorawan_settings(device_eui) {
                 map.serialize_entry("lorawanSettings", &settings)?;
             }
+        }
+        for name in settings_shown(&self.kind) {
+            map.serialize_entry(name, &self.settings[*name])?;
         }
         map.serialize_entry("application", &self.application)?;
         map.serialize_entry("deviceModel", &self.device_model)?;

@@ -46,10 +46,7 @@ impl TargetStore for Store {
                 .prepare_cached(
                     "SELECT target_id, log_store, log_incarnation, log_offset, holes, accepted, offered_again, delivered,
                             dead, expired, discarded, rewind_epoch, is_tombstone
-                     FROM target_cursor
-                     WHERE partition = $1 AND (NOT is_tombstone
-                           OR accepted + offered_again > delivered + dead + expired + discarded)
-                     ORDER BY target_id",
+                     FROM target_cursor WHERE partition = $1 ORDER BY target_id",
                 )
                 .await?;
             let rows = client.query(&statement, &[&(partition.0 as i32)]).await?;

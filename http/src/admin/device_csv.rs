@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sluse_schema::id::ApplicationId;
-use sluse_schema::port::admin::device::{DeviceRow, DeviceType};
+use sluse_schema::port::admin::device::DeviceRow;
 
 use super::access::{self, may_write};
 use super::device_shape::{MQTT_KEY, MQTT_PASSWORD, OTAA_KEY};
@@ -44,18 +44,19 @@ pub(super) async fn read(caller: Caller<Reader>, state: web::Data<AppState>, id:
 fn push_row(csv: &mut String, row: &DeviceRow, may_change: bool) {
     let fields = &row.fields;
     let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
-    let setting = |name: &str| match fields.settings.get(name) {
+    let shown = |value: Option<&Value>| match value {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => String::new(),
         Some(other) => other.to_string(),
     };
+    let setting = |name: &str| shown(fields.settings.get(name));
     let certificate = |name: &str| {
         let pem = setting(name);
         if pem.is_empty() { pem } else { STANDARD.encode(pem) }
     };
     let secret = |name: &str| if fields.secrets.contains_key(name) { MASK.to_owned() } else { String::new() };
-    let is_lorawan = fields.kind == DeviceType::Lorawan;
-    let of_lorawan = |name: &str| if is_lorawan { setting(name) } else { String::new() };
+    let lorawan = fields.settings.get("lorawanSettings");
+    let of_lorawan = |name: &str| shown(lorawan.and_then(|nested| nested.get(name)));
     let api_key = match &fields.api_key {
         Some(key) if may_change => key.reveal().to_owned(),
         Some(_) => MASK.to_owned(),

@@ -146,27 +146,29 @@ impl Settings<'_> {
         }
     }
 
+    /// Settings that decoders see as `metadata.lorawanSettings` stand under that name.
     fn lorawan(&mut self, form: &mut Form<'_>) {
         let typed = hex(form, "devEUI", 16);
         self.fields.dev_eui = typed.parse::<DevEui>().ok();
+        let mut nested = Map::new();
+        nested.insert("devEUI".into(), typed.to_ascii_lowercase().into());
         self.keep("deviceEUI", typed);
         if let Some(profile) = form.text_opt("deviceProfileID", &[Rule::Uuid]) {
-            self.keep("deviceProfileID", profile);
+            nested.insert("deviceProfileID".into(), profile.into());
         }
-        let is_disabled = form.boolean_opt("isDisabled").unwrap_or(false);
-        let skips_check = form.boolean_opt("skipFCntCheck").unwrap_or(false);
-        self.keep("isDisabled", is_disabled);
-        self.keep("skipFCntCheck", skips_check);
+        for name in ["isDisabled", "skipFCntCheck"] {
+            nested.insert(name.into(), form.boolean_opt(name).unwrap_or(false).into());
+        }
         let activation =
             form.one_of_opt("activationType", &["NONE", "OTAA", "ABP"]).unwrap_or_else(|| "NONE".to_owned());
         match activation.as_str() {
             "OTAA" => self.secret(form, OTAA_KEY, |form| drop(hex(form, OTAA_KEY, 32))),
             "ABP" => {
                 let address = hex(form, "devAddr", 8);
-                self.keep("devAddr", address);
+                nested.insert("devAddr".into(), address.into());
                 for name in ["fCntUp", "nFCntDown"] {
                     let count = form.int(name, Some(0), Some(i64::from(u32::MAX)));
-                    self.keep(name, count);
+                    nested.insert(name.into(), count.into());
                 }
                 for name in [NETWORK_SESSION_KEY, APPLICATION_SESSION_KEY] {
                     self.secret(form, name, |form| drop(hex(form, name, 32)));
@@ -174,7 +176,8 @@ impl Settings<'_> {
             }
             _ => {}
         }
-        self.keep("activationType", activation);
+        nested.insert("activationType".into(), activation.into());
+        self.keep("lorawanSettings", nested);
     }
 
     fn sigfox(&mut self, form: &mut Form<'_>) {

@@ -97,19 +97,13 @@ pub fn settings(row: &DeviceRow) -> Option<(&'static str, Value)> {
     let (name, nested) = match fields.kind {
         DeviceType::GenericHttp => return None,
         DeviceType::Lorawan => {
-            let mut nested = json!({
-                "devEUI": fields.dev_eui.map(|eui| eui.to_string()),
-                "deviceProfileID": setting("deviceProfileID"),
-                "isDisabled": setting("isDisabled") == true,
-                "skipFCntCheck": setting("skipFCntCheck") == true,
-                "activationType": setting("activationType"),
-            });
-            match fields.settings.get("activationType").and_then(Value::as_str) {
+            let mut nested = setting("lorawanSettings");
+            if !nested.is_object() {
+                nested = json!({"devEUI": fields.dev_eui.map(|eui| eui.to_string())});
+            }
+            match nested["activationType"].as_str() {
                 Some("OTAA") => nested[OTAA_KEY] = secret(OTAA_KEY),
                 Some("ABP") => {
-                    for name in ["devAddr", "fCntUp", "nFCntDown"] {
-                        nested[name] = setting(name);
-                    }
                     nested[NETWORK_SESSION_KEY] = secret(NETWORK_SESSION_KEY);
                     nested[APPLICATION_SESSION_KEY] = secret(APPLICATION_SESSION_KEY);
                 }
@@ -252,7 +246,8 @@ mod tests {
         let mut lora = row(DeviceType::Lorawan);
         lora.fields.dev_eui = Some("a81758fffe000001".parse().unwrap());
         lora.fields.settings.insert("deviceEUI".into(), json!("A81758FFFE000001"));
-        lora.fields.settings.insert("activationType".into(), json!("OTAA"));
+        let nested = json!({"activationType": "OTAA", "devEUI": "a81758fffe000001"});
+        lora.fields.settings.insert("lorawanSettings".into(), nested);
         lora.fields.secrets.insert(OTAA_KEY.into(), Secret::new("00112233445566778899aabbccddeeff"));
         let shown = device(&lora, true);
         assert_eq!((&shown["deviceEUI"], &shown[OTAA_KEY]), (&json!("A81758FFFE000001"), &json!(MASK)));

@@ -79,7 +79,7 @@ async fn of_application(caller: Caller<Reader>, state: State, id: PathId, reques
 fn watch(state: State, request: &HttpRequest, scope: Scope, filter: TailFilter) -> ApiResult {
     let place = Arc::clone(&state.watchers.0).try_acquire_owned().map_err(|_| ApiError::too_many(30))?;
     let events = state.ports.tail.watch(filter);
-    let lines = lines(events, scope, place, still_allowed(state, request.headers().clone(), scope));
+    let lines = lines(events, scope, place, KEEP_ALIVE, still_allowed(state, request.headers().clone(), scope));
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-cache"))
@@ -113,11 +113,12 @@ fn lines(
     mut events: Pin<Box<dyn Stream<Item = TailEvent> + Send>>,
     scope: Scope,
     place: OwnedSemaphorePermit,
+    keep_alive: Duration,
     is_allowed: impl AsyncFn() -> bool,
 ) -> impl Stream<Item = Bytes> {
     stream! {
         let _place = place;
-        let mut ticks = interval_at(Instant::now() + KEEP_ALIVE, KEEP_ALIVE);
+        let mut ticks = interval_at(Instant::now() + keep_alive, keep_alive);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut num_ticks = 0u32;
         yield Bytes::from_static(b": watching\n\n");
@@ -188,10 +189,11 @@ mod tests {
         assert!(text.ends_with("\n\n"));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_watcher_is_kept_awake_and_sent_away_when_his_right_is_gone() {
         let silent = Box::pin(futures_util::stream::pending());
-        let lines: Vec<Bytes> = lines(silent, SCOPE, place().await, async || false).collect().await;
+        let lines: Vec<Bytes> =
+            lines(silent, SCOPE, place().await, Duration::from_millis(5), async || false).collect().await;
         assert_eq!(lines.len(), 1 + NUM_TICKS_PER_CHECK as usize - 1);
         assert_eq!(lines[1], ": keep-alive\n\n");
     }
@@ -199,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn the_stream_ends_with_the_node_and_when_the_device_moves_to_others() {
         let events = Box::pin(futures_util::stream::iter([event(2, "{}"), event(9, "{\"secret\":1}"), event(2, "{}")]));
-        let lines: Vec<Bytes> = lines(events, SCOPE, place().await, async || true).collect().await;
+        let lines: Vec<Bytes> = lines(events, SCOPE, place().await, KEEP_ALIVE, async || true).collect().await;
         assert_eq!(lines.len(), 2);
         assert!(!lines.iter().any(|line| line.windows(6).any(|w| w == b"secret")));
     }

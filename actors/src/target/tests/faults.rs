@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::TargetId;
 use sluse_schema::record::Topic;
+use sluse_schema::target::TargetConfig;
 
-use super::rig::{P0, Rig};
+use super::rig::{P0, Rig, config_of};
 use crate::target::TargetStageConfig;
 use crate::testing::Reply;
 
@@ -226,4 +228,45 @@ async fn a_drain_ends_what_is_in_flight_and_writes_it() {
     let num_delivered = rig.senders.arrived().len() as u64;
     assert_eq!(row.counters.delivered, num_delivered);
     assert_eq!(row.counters.pending_by_balance(), i128::from(30 - num_delivered));
+}
+
+#[actix::test]
+async fn a_target_actor_that_panics_comes_back_alone_and_misses_nothing() {
+    tokio::time::pause();
+    let rig =
+        Rig::start(&[1, 2], TargetStageConfig::default(), |_, _| Reply::ok().after(Duration::from_millis(30))).await;
+    rig.put_bodies((0..40).flat_map(|i| [(1, i % 4), (2, i % 4)])).await;
+    rig.wait(0.2).await;
+    rig.store.put_target(TargetConfig { name: "panics".into(), version: 2, ..config_of(1) });
+    rig.changed(ChangedEntity::Target, 1).await;
+    for _ in 0..20 {
+        rig.put_bodies((0..4).flat_map(|i| [(1, i), (2, i)])).await;
+        rig.wait(1.0).await;
+    }
+    assert_eq!(rig.senders.delivered_to(TargetId(2)).len(), 120);
+    assert!(rig.senders.delivered_to(TargetId(1)).len() < 40);
+    rig.store.put_target(TargetConfig { version: 3, ..config_of(1) });
+    rig.changed(ChangedEntity::Target, 1).await;
+    rig.wait(120.0).await;
+    rig.assert_all_arrived(1);
+    rig.assert_settled(1, 120).await;
+    rig.assert_settled(2, 120).await;
+    assert_eq!(rig.senders.delivered_to(TargetId(2)).len(), 120, "the other one did not notice");
+}
+
+#[actix::test]
+async fn a_partition_that_is_revoked_goes_on_elsewhere_where_it_stopped() {
+    tokio::time::pause();
+    let mut rig =
+        Rig::start(&[1], TargetStageConfig::default(), |_, _| Reply::ok().after(Duration::from_millis(200))).await;
+    for _ in 0..6 {
+        rig.put_bodies((0..100).map(|i| (1, i % 30))).await;
+        rig.wait(0.5).await;
+        assert!(rig.stage.revoke(&[P0]).await);
+        rig.crash().await;
+    }
+    rig.wait(30.0).await;
+    rig.assert_all_arrived(1);
+    rig.assert_settled(1, 600).await;
+    assert_eq!(rig.senders.delivered_to(TargetId(1)).len(), 600, "what was given up cleanly is not sent again");
 }

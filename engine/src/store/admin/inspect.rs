@@ -380,7 +380,5 @@ async fn insert_request(
         .try_get(0)
         .map_err(pg)?;
     write.record(ChangeAction::Create, ChangedEntity::TargetRequest, id, None).await?;
-    // Owners find what is new by the target.
-    write.touch(ChangedEntity::Target, &[target.0]).await?;
     Ok(id)
 }
