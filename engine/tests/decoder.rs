@@ -210,7 +210,8 @@ async fn a_slow_decoder_holds_up_only_its_own_devices() {
     };
     let (slow_results, median) = tokio::join!(slow_jobs, fine_jobs);
     let num_tried = slow_results.iter().filter(|r| r.as_ref().unwrap_err().kind == DecodeErrorKind::Timeout).count();
-    let num_refused = slow_results.iter().filter(|r| r.as_ref().unwrap_err().kind == DecodeErrorKind::Quarantined).count();
+    let num_refused =
+        slow_results.iter().filter(|r| r.as_ref().unwrap_err().kind == DecodeErrorKind::Quarantined).count();
     assert_eq!(num_tried + num_refused, 1_000);
     assert!(num_tried > 0 && num_refused > 500, "{num_tried} tried, {num_refused} refused");
     // In one queue the fine ones would wait for thousands of slow messages' time; in turns, for one or two.
@@ -224,7 +225,11 @@ async fn hostile_scripts_fail_alone() {
     let fine = script(1, ECHO);
     for (id, body, kinds) in [
         (2, "for (;;);", &[DecodeErrorKind::Timeout][..]),
-        (3, "const a = []; for (;;) a.push(new Array(100).fill(a.length));", &[DecodeErrorKind::Memory, DecodeErrorKind::Timeout]),
+        (
+            3,
+            "const a = []; for (;;) a.push(new Array(100).fill(a.length));",
+            &[DecodeErrorKind::Memory, DecodeErrorKind::Timeout],
+        ),
         (4, "(function f() { return f() + 1; })();", &[DecodeErrorKind::Memory]),
         (5, "return Promise.resolve(1);", &[DecodeErrorKind::Result]),
         (6, "throw null;", &[DecodeErrorKind::Thrown]),

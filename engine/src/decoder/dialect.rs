@@ -139,13 +139,8 @@ mod tests {
     #[test]
     fn without_decode_uplink_the_other_dialects_follow_in_order() {
         let any_decode = Some("function decode(bytes) {}".to_owned());
-        let mut found = Found {
-            decode: any_decode,
-            has_driver: true,
-            has_chirpstack3: true,
-            has_ttn2: true,
-            ..Found::default()
-        };
+        let mut found =
+            Found { decode: any_decode, has_driver: true, has_chirpstack3: true, has_ttn2: true, ..Found::default() };
         assert_eq!(recognise(&found), Some(Dialect::Actility));
         found.has_driver = false;
         assert_eq!(recognise(&found), Some(Dialect::Chirpstack3));

@@ -32,9 +32,20 @@ pub struct Malformed;
 pub enum Request<'a> {
     /// The first entry ever: the limits of this worker.
     Limits(Limits),
-    Script { decoder: i64, dialect: Option<Dialect>, source: &'a str },
-    Job { decoder: i64, received_at_ms: i64, metadata: &'a str, payload: &'a [u8] },
-    Forget { decoder: i64 },
+    Script {
+        decoder: i64,
+        dialect: Option<Dialect>,
+        source: &'a str,
+    },
+    Job {
+        decoder: i64,
+        received_at_ms: i64,
+        metadata: &'a str,
+        payload: &'a [u8],
+    },
+    Forget {
+        decoder: i64,
+    },
     /// For tests: try what the sandbox must refuse, and say what happened.
     SelfCheck,
 }
@@ -292,9 +303,8 @@ mod tests {
         }
         assert!(frame.is_empty());
 
-        for status in [Status::Value { num_warnings: 3 }, Status::Nothing]
-            .into_iter()
-            .chain(KINDS.into_iter().map(Status::Error))
+        for status in
+            [Status::Value { num_warnings: 3 }, Status::Nothing].into_iter().chain(KINDS.into_iter().map(Status::Error))
         {
             let reply = Reply::Result {
                 status,

@@ -98,7 +98,8 @@ impl Health {
         if self.kills_at_ms.len() < enough {
             return false;
         }
-        let backoff_ms = config.backoff_ms.saturating_mul(1i64 << self.num_quarantines.min(30)).min(config.backoff_ms_max);
+        let backoff_ms =
+            config.backoff_ms.saturating_mul(1i64 << self.num_quarantines.min(30)).min(config.backoff_ms_max);
         self.quarantined_until_ms = Some(now_ms + backoff_ms);
         self.num_quarantines += 1;
         self.kills_at_ms.clear();

@@ -53,9 +53,11 @@ impl<J> FairQueue<J> {
         if is_crowded {
             self.lanes.retain(|_, lane| !lane.jobs.is_empty());
         }
-        self.lanes
-            .entry(decoder)
-            .or_insert_with(|| Lane { jobs: VecDeque::new(), cost_us: FIRST_COST_US, earned_us: 0.0 })
+        self.lanes.entry(decoder).or_insert_with(|| Lane {
+            jobs: VecDeque::new(),
+            cost_us: FIRST_COST_US,
+            earned_us: 0.0,
+        })
     }
 
     /// A job at the end of its decoder's queue.

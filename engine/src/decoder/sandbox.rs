@@ -72,7 +72,11 @@ pub fn lock(extra_bytes: u64) -> Result<(), SandboxError> {
         // SAFETY: a plain system call on a local value.
         check(what, unsafe { libc::setrlimit(resource, &limit) })
     };
-    limit("limit memory", libc::RLIMIT_AS, mapped_bytes().saturating_add(extra_bytes).saturating_add(SPARE_ADDRESS_BYTES))?;
+    limit(
+        "limit memory",
+        libc::RLIMIT_AS,
+        mapped_bytes().saturating_add(extra_bytes).saturating_add(SPARE_ADDRESS_BYTES),
+    )?;
     limit("limit files", libc::RLIMIT_FSIZE, 0)?;
     limit("limit core dumps", libc::RLIMIT_CORE, 0)?;
     limit("limit descriptors", libc::RLIMIT_NOFILE, 3)?;
@@ -89,14 +93,10 @@ fn mapped_bytes() -> u64 {
 
 fn filter() -> Result<BpfProgram, String> {
     let no_exec = || -> Result<Vec<SeccompRule>, String> {
-        let is_data = SeccompCondition::new(
-            2,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64),
-            0,
-        )
-        .and_then(|c| SeccompRule::new(vec![c]))
-        .map_err(|e| e.to_string())?;
+        let is_data =
+            SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0)
+                .and_then(|c| SeccompRule::new(vec![c]))
+                .map_err(|e| e.to_string())?;
         Ok(vec![is_data])
     };
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = [
@@ -147,7 +147,11 @@ pub fn describe() -> String {
 /// Tries what must be refused, for tests: one `name=outcome` per line, `ok` where it went through.
 pub fn self_check() -> String {
     let outcome = |result: i64| {
-        if result >= 0 { "ok".to_owned() } else { format!("errno {}", io::Error::last_os_error().raw_os_error().unwrap_or(0)) }
+        if result >= 0 {
+            "ok".to_owned()
+        } else {
+            format!("errno {}", io::Error::last_os_error().raw_os_error().unwrap_or(0))
+        }
     };
     // SAFETY: each call is refused by the filter; where one is not, it does nothing that matters in a test.
     let tried: Vec<(&str, String)> = unsafe {

@@ -123,8 +123,7 @@ impl Driver {
                 }
                 Err(reason) => error!(
                     worker = self.index,
-                    reason,
-                    "cannot start a decoder worker: nothing is decoded until that works, and it is tried again"
+                    reason, "cannot start a decoder worker: nothing is decoded until that works, and it is tried again"
                 ),
             }
             tokio::select! {
@@ -232,7 +231,9 @@ impl<'d> Session<'d> {
             self.socket.ready(self.interest()).await.map_err(|_| "it ended")?;
             let is_open = self.read().map_err(|_| "it ended")?;
             if let Some((mut frame, used)) = split_frame(&self.incoming).map_err(|_| "it speaks another protocol")? {
-                let Ok(Reply::Hello { text }) = Reply::read(&mut frame) else { return Err("it speaks another protocol") };
+                let Ok(Reply::Hello { text }) = Reply::read(&mut frame) else {
+                    return Err("it speaks another protocol");
+                };
                 let text = text.to_owned();
                 self.incoming.drain(..used);
                 return Ok(text);
@@ -392,7 +393,8 @@ impl<'d> Session<'d> {
                 }
                 self.known_bytes += bytes;
                 while self.known_bytes > SOURCES_BYTES_MAX && self.known.len() > 1 {
-                    let Some(oldest) = self.known.iter().min_by_key(|(_, (_, _, used_at))| *used_at).map(|(id, _)| *id) else {
+                    let Some(oldest) = self.known.iter().min_by_key(|(_, (_, _, used_at))| *used_at).map(|(id, _)| *id)
+                    else {
                         break;
                     };
                     if let Some((_, bytes, _)) = self.known.remove(&oldest) {
@@ -543,7 +545,10 @@ impl<'d> Session<'d> {
     fn close(mut self) {
         let left = self.in_flight.len();
         if left > 0 {
-            warn!(worker = self.driver.index, left, "stopped with unanswered decodes: their records are decoded again after the restart");
+            warn!(
+                worker = self.driver.index,
+                left, "stopped with unanswered decodes: their records are decoded again after the restart"
+            );
         }
         let status = self.kill();
         debug!(worker = self.driver.index, status = describe(status), "decoder worker ended");

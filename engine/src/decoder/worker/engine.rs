@@ -264,7 +264,11 @@ impl Engine {
                 let thrown = thrown::take(self.ctx);
                 let is_about_module = thrown.is_about_module();
                 let error = self.error_of(thrown, DecodeErrorKind::Script);
-                return Err(if is_about_module { NotCompiled::MayNeedModule(error) } else { NotCompiled::Failed(error) });
+                return Err(if is_about_module {
+                    NotCompiled::MayNeedModule(error)
+                } else {
+                    NotCompiled::Failed(error)
+                });
             }
             let has_read_clock = self.shared.has_read_clock.get();
             let probed = self.probe(has_codecs).map_err(NotCompiled::Failed)?;
@@ -325,7 +329,10 @@ impl Engine {
                     }
                     let probed = self.probe(false)?;
                     probed.entry(compiled.dialect).ok_or_else(|| {
-                        script_error(format!("the script's top level left no {}", dialect::entry_name(compiled.dialect)))
+                        script_error(format!(
+                            "the script's top level left no {}",
+                            dialect::entry_name(compiled.dialect)
+                        ))
                     })?
                 }
             };

@@ -6,8 +6,8 @@
 
 use base64::Engine as _;
 use base64::alphabet;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 
 use super::input::Members;
 
@@ -33,7 +33,9 @@ pub fn frame_of(payload: &str) -> Result<Frame, String> {
     )?;
     let is_present = |name: &str| members.get(name).is_some_and(|text| text != "null");
     if is_present("joinServerContext") {
-        return Err("the payload is still encrypted (joinServerContext): the network server does not have the key".into());
+        return Err(
+            "the payload is still encrypted (joinServerContext): the network server does not have the key".into()
+        );
     }
     let data = members
         .get("data")
@@ -43,10 +45,9 @@ pub fn frame_of(payload: &str) -> Result<Frame, String> {
     let bytes = BASE64.decode(data.trim()).map_err(|e| format!("the payload's `data` is not base64: {e}"))?;
     let f_port = match members.get("fPort") {
         None | Some("null") => 0,
-        Some(text) => text
-            .trim_matches('"')
-            .parse()
-            .map_err(|_| format!("the payload's `fPort` is not a port number: {}", text.chars().take(20).collect::<String>()))?,
+        Some(text) => text.trim_matches('"').parse().map_err(|_| {
+            format!("the payload's `fPort` is not a port number: {}", text.chars().take(20).collect::<String>())
+        })?,
     };
     Ok(Frame { bytes, f_port })
 }

@@ -224,7 +224,9 @@ unsafe extern "C" fn string_search(
         if argc > 0 && qjs::JS_IsString(this) && qjs::JS_IsString(*argv) {
             let (Some(text), Some(needle)) = (length(ctx, this), length(ctx, *argv)) else { return qjs::JS_EXCEPTION };
             let is_long = text > FREE_LEN && needle > 16;
-            if is_long && !charge(ctx, text.saturating_mul(needle).div_ceil(COMPARISONS_PER_POLL).min(u64::from(u32::MAX))) {
+            if is_long
+                && !charge(ctx, text.saturating_mul(needle).div_ceil(COMPARISONS_PER_POLL).min(u64::from(u32::MAX)))
+            {
                 return qjs::JS_EXCEPTION;
             }
         }

@@ -152,7 +152,14 @@ pub unsafe fn build(ctx: *mut JSContext, shared: &Shared, accessors: &Accessors,
                 let mut input = shared.input.borrow_mut();
                 let mut lazy = shared.lazy.borrow_mut();
                 let at = lazy.len();
-                lazy.push(LazyMember { holder: object, name: atom, start: input.len(), len: text.len(), has_dates, value: None });
+                lazy.push(LazyMember {
+                    holder: object,
+                    name: atom,
+                    start: input.len(),
+                    len: text.len(),
+                    has_dates,
+                    value: None,
+                });
                 input.extend_from_slice(text.as_bytes());
                 drop((input, lazy));
                 let (getter, setter) = accessors.pair(ctx, at);
@@ -238,7 +245,15 @@ unsafe fn replace(ctx: *mut JSContext, member: &LazyMember, with: JSValue) {
     let flags = qjs::JS_PROP_HAS_VALUE | qjs::JS_PROP_HAS_WRITABLE | qjs::JS_PROP_WRITABLE;
     // SAFETY: holder and name belong to this call.
     unsafe {
-        qjs::JS_DefineProperty(ctx, member.holder, member.name, with, qjs::JS_UNDEFINED, qjs::JS_UNDEFINED, flags as c_int);
+        qjs::JS_DefineProperty(
+            ctx,
+            member.holder,
+            member.name,
+            with,
+            qjs::JS_UNDEFINED,
+            qjs::JS_UNDEFINED,
+            flags as c_int,
+        );
     }
 }
 

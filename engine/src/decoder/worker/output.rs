@@ -196,8 +196,8 @@ impl Writer<'_> {
             }
             if class == self.builtins.date {
                 let time = qjs::JS_Call(self.ctx, self.builtins.get_time, v, 0, std::ptr::null_mut());
-                let is_valid = qjs::JS_IsNumber(time)
-                    && (qjs::JS_IsInt(time) || qjs::JS_VALUE_GET_FLOAT64(time).is_finite());
+                let is_valid =
+                    qjs::JS_IsNumber(time) && (qjs::JS_IsInt(time) || qjs::JS_VALUE_GET_FLOAT64(time).is_finite());
                 if !is_valid {
                     return self.push(b"null");
                 }
@@ -380,7 +380,10 @@ mod tests {
 
     #[test]
     fn texts_are_quoted_as_json_stringify_does() {
-        assert_eq!(quoted("a\"\\\u{8}\t\n\u{c}\r\u{1}\u{7f}æ\u{2028}".as_bytes()), "\"a\\\"\\\\\\b\\t\\n\\f\\r\\u0001\u{7f}æ\u{2028}\"");
+        assert_eq!(
+            quoted("a\"\\\u{8}\t\n\u{c}\r\u{1}\u{7f}æ\u{2028}".as_bytes()),
+            "\"a\\\"\\\\\\b\\t\\n\\f\\r\\u0001\u{7f}æ\u{2028}\""
+        );
         assert_eq!(quoted("\u{D7FF}😀".as_bytes()), "\"\u{D7FF}😀\"");
     }
 

@@ -50,7 +50,16 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
     let hello = sandbox::describe();
     sandbox::lock(2 * limits.images_bytes_max as u64)?;
 
-    let mut worker = Worker { engine, limits, cache: Cache::default(), progress, socket: &socket, out: Vec::new(), frame: None, flushed_at: Instant::now() };
+    let mut worker = Worker {
+        engine,
+        limits,
+        cache: Cache::default(),
+        progress,
+        socket: &socket,
+        out: Vec::new(),
+        frame: None,
+        flushed_at: Instant::now(),
+    };
     worker.reply(&Reply::Hello { text: &hello });
     worker.flush()?;
     while let Some(mut frame) = reader.next()? {

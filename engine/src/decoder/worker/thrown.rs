@@ -79,7 +79,10 @@ impl Thrown {
     /// Whether it complains that there is no `module` or `exports`.
     pub fn is_about_module(&self) -> bool {
         self.name == "ReferenceError"
-            && (self.message.starts_with("module ") || self.message.starts_with("exports ") || self.message.contains("'module'") || self.message.contains("'exports'"))
+            && (self.message.starts_with("module ")
+                || self.message.starts_with("exports ")
+                || self.message.contains("'module'")
+                || self.message.contains("'exports'"))
     }
 
     /// Whether this is what QuickJS throws when it has no memory.
@@ -126,7 +129,10 @@ mod tests {
 
     #[test]
     fn the_line_is_the_first_one_in_the_script() {
-        assert_eq!(line_of("    at slice (native)\n    at f (decoder.js:12:5)\n    at decode (decoder.js:3:1)\n"), Some(12));
+        assert_eq!(
+            line_of("    at slice (native)\n    at f (decoder.js:12:5)\n    at decode (decoder.js:3:1)\n"),
+            Some(12)
+        );
         assert_eq!(line_of("    at decoder.js:7"), Some(7));
         assert_eq!(line_of("    at (prelude):1"), None);
     }

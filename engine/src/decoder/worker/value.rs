@@ -59,9 +59,7 @@ pub unsafe fn function(
     data: &mut [JSValue],
 ) -> JSValue {
     // SAFETY: the data values are duplicated by QuickJS.
-    unsafe {
-        qjs::JS_NewCFunctionData(ctx, Some(native), num_arguments, 0, data.len() as c_int, data.as_mut_ptr())
-    }
+    unsafe { qjs::JS_NewCFunctionData(ctx, Some(native), num_arguments, 0, data.len() as c_int, data.as_mut_ptr()) }
 }
 
 /// The text of a value as JavaScript would make it, in UTF-8 where unpaired surrogates stand as three bytes of their own;

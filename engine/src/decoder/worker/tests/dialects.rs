@@ -25,9 +25,21 @@ fn every_dialect_gets_its_arguments() {
         ),
         ("exports.decodeUplink = (input) => ({ data: input.fPort });", Dialect::Actility, "85"),
         ("module.exports = { decodeUplink: (input) => ({ data: input.fPort }) };", Dialect::Actility, "85"),
-        ("exports.driver = { decodeUplink: (input) => ({ data: Array.isArray(input.bytes) }) };", Dialect::Actility, "true"),
-        ("function Decode(fPort, bytes, variables) { return { fPort, n: bytes.length, variables }; }", Dialect::Chirpstack3, r#"{"fPort":85,"n":4,"variables":{}}"#),
-        ("function Decoder(bytes, port) { return { port: port, sum: bytes.reduce((a, b) => a + b) }; }", Dialect::Ttn2, r#"{"port":85,"sum":261}"#),
+        (
+            "exports.driver = { decodeUplink: (input) => ({ data: Array.isArray(input.bytes) }) };",
+            Dialect::Actility,
+            "true",
+        ),
+        (
+            "function Decode(fPort, bytes, variables) { return { fPort, n: bytes.length, variables }; }",
+            Dialect::Chirpstack3,
+            r#"{"fPort":85,"n":4,"variables":{}}"#,
+        ),
+        (
+            "function Decoder(bytes, port) { return { port: port, sum: bytes.reduce((a, b) => a + b) }; }",
+            Dialect::Ttn2,
+            r#"{"port":85,"sum":261}"#,
+        ),
         ("const decodeUplink = ({ bytes }) => ({ data: bytes.slice().reverse() });", Dialect::Ts013, "[255,3,2,1]"),
     ] {
         let recognised = compile(&engine, source);
@@ -45,7 +57,10 @@ fn comments_and_texts_do_not_mislead_the_recognition() {
         ("/* function decode(payload, metadata) {} */ function decodeUplink(input) {}", Dialect::Ts013),
         ("const help = 'function decode(payload, metadata)'; function Decode(fPort, bytes) {}", Dialect::Chirpstack3),
         ("function outer() { function decodeUplink(i) {} } function Decoder(bytes) {}", Dialect::Ttn2),
-        ("function Decoder(b, p) {} function decodeUplink(i) {} function decode(payload, metadata) {}", Dialect::Os2iot),
+        (
+            "function Decoder(b, p) {} function decodeUplink(i) {} function decode(payload, metadata) {}",
+            Dialect::Os2iot,
+        ),
         ("function decode(parameters, bytes, port, flat) {} function Decoder(bytes, port) {}", Dialect::Ttn2),
         ("function decode(bytes) {}", Dialect::Os2iot),
         ("if (typeof module !== 'undefined') { module.exports = {}; } function decodeUplink(i) {}", Dialect::Ts013),
@@ -60,7 +75,8 @@ fn module_and_exports_are_given_to_actility_only() {
     let engine = engine();
     let source = "const seen = typeof module + typeof exports; function decode(payload, metadata) { return seen; }";
     assert_eq!(once(&engine, source, "{}").unwrap(), r#""undefinedundefined""#);
-    let source = "const seen = typeof module + typeof exports; var driver = { decodeUplink() { return { data: seen } } };";
+    let source =
+        "const seen = typeof module + typeof exports; var driver = { decodeUplink() { return { data: seen } } };";
     assert_eq!(with_dialect(&engine, source, Dialect::Actility, EVENT).unwrap(), r#""objectobject""#);
 }
 
@@ -110,10 +126,16 @@ fn sloppy_scripts_and_the_hosts_helpers_work() {
     for (source, expected) in [
         ("function decode(payload, metadata) { i = 0; for (j = 0; j < 3; j++) i += j; return i; }", "3"),
         ("decode = function (payload, metadata) { return 010; }", "8"),
-        ("function decode(payload, metadata) { console.log('x', payload); console.error(); return btoa(atob('AQI=')); }", r#""AQI=""#),
+        (
+            "function decode(payload, metadata) { console.log('x', payload); console.error(); return btoa(atob('AQI=')); }",
+            r#""AQI=""#,
+        ),
         ("function decode(payload, metadata) { with ({ a: 5 }) { return a; } }", "5"),
         ("var self = this; self.k = 4; function decode(payload, metadata) { return k; }", "4"),
-        ("function decode(payload, metadata) { return 'abc'.substr(1, 1) + unescape('%41') + new Date(0).getYear(); }", r#""bA70""#),
+        (
+            "function decode(payload, metadata) { return 'abc'.substr(1, 1) + unescape('%41') + new Date(0).getYear(); }",
+            r#""bA70""#,
+        ),
     ] {
         assert_eq!(once(&engine, source, "{}").as_deref(), Ok(expected), "{source}");
     }

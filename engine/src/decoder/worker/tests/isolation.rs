@@ -8,47 +8,146 @@ const STATEFUL: &[(&str, &str)] = &[
     ("a top-level var", "var n = 0; function decode(payload, metadata) { n += 1; return n; }"),
     ("a top-level const object", "const c = { n: 0 }; function decode(payload, metadata) { return ++c.n; }"),
     ("a closure", "const decode = (() => { let n = 0; return (payload, metadata) => ++n; })();"),
-    ("an implicit global", "function decode(payload, metadata) { if (typeof seen === 'undefined') seen = 0; return ++seen; }"),
-    ("globalThis", "function decode(payload, metadata) { globalThis.n = (globalThis.n || 0) + 1; return globalThis.n; }"),
+    (
+        "an implicit global",
+        "function decode(payload, metadata) { if (typeof seen === 'undefined') seen = 0; return ++seen; }",
+    ),
+    (
+        "globalThis",
+        "function decode(payload, metadata) { globalThis.n = (globalThis.n || 0) + 1; return globalThis.n; }",
+    ),
     ("sloppy this", "function decode(payload, metadata) { this.n = (this.n || 0) + 1; return this.n; }"),
-    ("Object.prototype", "function decode(payload, metadata) { const had = ({}).leak; Object.prototype.leak = 1; return had === undefined; }"),
-    ("Array.prototype", "function decode(payload, metadata) { const l = [].map.length; Array.prototype.map = function () {}; return l; }"),
-    ("an accessor on a prototype", "function decode(payload, metadata) { const had = 'x' in Number.prototype; Object.defineProperty(Number.prototype, 'x', { get() { return 1 } }); return had; }"),
+    (
+        "Object.prototype",
+        "function decode(payload, metadata) { const had = ({}).leak; Object.prototype.leak = 1; return had === undefined; }",
+    ),
+    (
+        "Array.prototype",
+        "function decode(payload, metadata) { const l = [].map.length; Array.prototype.map = function () {}; return l; }",
+    ),
+    (
+        "an accessor on a prototype",
+        "function decode(payload, metadata) { const had = 'x' in Number.prototype; Object.defineProperty(Number.prototype, 'x', { get() { return 1 } }); return had; }",
+    ),
     ("a top-level array", "const a = []; function decode(payload, metadata) { a.push(1); return a.length; }"),
     ("a top-level Map", "const m = new Map(); function decode(payload, metadata) { m.set(m.size, 1); return m.size; }"),
-    ("a WeakMap", "const m = new WeakMap(), k = {}; function decode(payload, metadata) { m.set(k, (m.get(k) || 0) + 1); return m.get(k); }"),
+    (
+        "a WeakMap",
+        "const m = new WeakMap(), k = {}; function decode(payload, metadata) { m.set(k, (m.get(k) || 0) + 1); return m.get(k); }",
+    ),
     ("a typed array", "const t = new Uint32Array(1); function decode(payload, metadata) { return ++t[0]; }"),
-    ("an ArrayBuffer", "const b = new ArrayBuffer(8); function decode(payload, metadata) { const v = new DataView(b); v.setInt8(0, v.getInt8(0) + 1); return v.getInt8(0); }"),
-    ("a generator", "function* g() { let n = 0; for (;;) yield ++n; } const it = g(); function decode(payload, metadata) { return it.next().value; }"),
+    (
+        "an ArrayBuffer",
+        "const b = new ArrayBuffer(8); function decode(payload, metadata) { const v = new DataView(b); v.setInt8(0, v.getInt8(0) + 1); return v.getInt8(0); }",
+    ),
+    (
+        "a generator",
+        "function* g() { let n = 0; for (;;) yield ++n; } const it = g(); function decode(payload, metadata) { return it.next().value; }",
+    ),
     ("lastIndex", "const r = /a/g; function decode(payload, metadata) { return [r.test('aa'), r.lastIndex]; }"),
-    ("RegExp statics", "function decode(payload, metadata) { const had = RegExp.$1; /(z)/.exec('z'); return had === undefined ? 0 : had; }"),
-    ("Date patched", "function decode(payload, metadata) { const f = new Date(0).getTime(); Date.prototype.getTime = () => 42; return f; }"),
-    ("Date replaced", "function decode(payload, metadata) { const f = new Date(0).toISOString(); Date = class { toISOString() { return 'x' } }; return f; }"),
-    ("Math patched", "function decode(payload, metadata) { const f = Math.floor(1.5); Math.floor = () => 42; return f; }"),
-    ("JSON patched", "function decode(payload, metadata) { const f = JSON.stringify([1]); JSON.stringify = () => 'x'; return f; }"),
-    ("a property of the function", "function decode(payload, metadata) { decode.n = (decode.n || 0) + 1; return decode.n; }"),
-    ("arguments.callee", "function decode(payload, metadata) { const f = arguments.callee; f.n = (f.n || 0) + 1; return f.n; }"),
-    ("the symbol registry", "function decode(payload, metadata) { const s = Symbol.for('k'); const o = Symbol.prototype; o[s] = (o[s] || 0) + 1; return o[s]; }"),
+    (
+        "RegExp statics",
+        "function decode(payload, metadata) { const had = RegExp.$1; /(z)/.exec('z'); return had === undefined ? 0 : had; }",
+    ),
+    (
+        "Date patched",
+        "function decode(payload, metadata) { const f = new Date(0).getTime(); Date.prototype.getTime = () => 42; return f; }",
+    ),
+    (
+        "Date replaced",
+        "function decode(payload, metadata) { const f = new Date(0).toISOString(); Date = class { toISOString() { return 'x' } }; return f; }",
+    ),
+    (
+        "Math patched",
+        "function decode(payload, metadata) { const f = Math.floor(1.5); Math.floor = () => 42; return f; }",
+    ),
+    (
+        "JSON patched",
+        "function decode(payload, metadata) { const f = JSON.stringify([1]); JSON.stringify = () => 'x'; return f; }",
+    ),
+    (
+        "a property of the function",
+        "function decode(payload, metadata) { decode.n = (decode.n || 0) + 1; return decode.n; }",
+    ),
+    (
+        "arguments.callee",
+        "function decode(payload, metadata) { const f = arguments.callee; f.n = (f.n || 0) + 1; return f.n; }",
+    ),
+    (
+        "the symbol registry",
+        "function decode(payload, metadata) { const s = Symbol.for('k'); const o = Symbol.prototype; o[s] = (o[s] || 0) + 1; return o[s]; }",
+    ),
     ("a class static", "class C { static n = 0; } function decode(payload, metadata) { return ++C.n; }"),
-    ("a private static", "class C { static #n = 0; static next() { return ++C.#n; } } function decode(payload, metadata) { return C.next(); }"),
+    (
+        "a private static",
+        "class C { static #n = 0; static next() { return ++C.#n; } } function decode(payload, metadata) { return C.next(); }",
+    ),
     ("a default parameter", "const c = []; function decode(payload, metadata, k = c) { k.push(1); return k.length; }"),
-    ("getter state", "const o = { n: 0, get next() { return ++this.n; } }; function decode(payload, metadata) { return o.next; }"),
-    ("a setter", "let kept = 0; const o = { set v(x) { kept += x; } }; function decode(payload, metadata) { o.v = 1; return kept; }"),
-    ("a proxy", "let n = 0; const p = new Proxy({}, { get() { return ++n; } }); function decode(payload, metadata) { return p.x; }"),
-    ("a tagged template", "function tag(s) { return s; } function decode(payload, metadata) { const s = tag`a`; const n = tag.seen === s; tag.seen = s; return n; }"),
-    ("a self-replacing function", "function decode(payload, metadata) { const old = decode; decode = () => 'second'; return 'first'; }"),
-    ("decode redefined by eval", "function decode(payload, metadata) { (0, eval)('function decode() { return 2 }'); return 1; }"),
-    ("a deleted built-in", "function decode(payload, metadata) { const t = typeof parseInt; delete globalThis.parseInt; return t; }"),
-    ("a frozen prototype", "function decode(payload, metadata) { const f = Object.isFrozen(Object.prototype); Object.freeze(Object.prototype); return f; }"),
-    ("a promise job", "let n = 0; function decode(payload, metadata) { Promise.resolve().then(() => { n += 1; }); return n; }"),
-    ("the error stack hook", "function decode(payload, metadata) { const f = typeof Error.prepareStackTrace; Error.prepareStackTrace = () => 1; return f; }"),
-    ("the stack limit", "function decode(payload, metadata) { const l = Error.stackTraceLimit; Error.stackTraceLimit = 1; return l === undefined ? 0 : l; }"),
+    (
+        "getter state",
+        "const o = { n: 0, get next() { return ++this.n; } }; function decode(payload, metadata) { return o.next; }",
+    ),
+    (
+        "a setter",
+        "let kept = 0; const o = { set v(x) { kept += x; } }; function decode(payload, metadata) { o.v = 1; return kept; }",
+    ),
+    (
+        "a proxy",
+        "let n = 0; const p = new Proxy({}, { get() { return ++n; } }); function decode(payload, metadata) { return p.x; }",
+    ),
+    (
+        "a tagged template",
+        "function tag(s) { return s; } function decode(payload, metadata) { const s = tag`a`; const n = tag.seen === s; tag.seen = s; return n; }",
+    ),
+    (
+        "a self-replacing function",
+        "function decode(payload, metadata) { const old = decode; decode = () => 'second'; return 'first'; }",
+    ),
+    (
+        "decode redefined by eval",
+        "function decode(payload, metadata) { (0, eval)('function decode() { return 2 }'); return 1; }",
+    ),
+    (
+        "a deleted built-in",
+        "function decode(payload, metadata) { const t = typeof parseInt; delete globalThis.parseInt; return t; }",
+    ),
+    (
+        "a frozen prototype",
+        "function decode(payload, metadata) { const f = Object.isFrozen(Object.prototype); Object.freeze(Object.prototype); return f; }",
+    ),
+    (
+        "a promise job",
+        "let n = 0; function decode(payload, metadata) { Promise.resolve().then(() => { n += 1; }); return n; }",
+    ),
+    (
+        "the error stack hook",
+        "function decode(payload, metadata) { const f = typeof Error.prepareStackTrace; Error.prepareStackTrace = () => 1; return f; }",
+    ),
+    (
+        "the stack limit",
+        "function decode(payload, metadata) { const l = Error.stackTraceLimit; Error.stackTraceLimit = 1; return l === undefined ? 0 : l; }",
+    ),
     ("console", "function decode(payload, metadata) { console.n = (console.n || 0) + 1; return console.n; }"),
-    ("Buffer's prototype", "function decode(payload, metadata) { Buffer.prototype.n = (Buffer.prototype.n || 0) + 1; return Buffer.prototype.n; }"),
-    ("a lexical cache", "let cache; function decode(payload, metadata) { if (!cache) { cache = payload; return 'new'; } return 'old'; }"),
-    ("a memo of the payload's object", "const seen = new Set(); function decode(payload, metadata) { seen.add(payload.deep); return seen.size; }"),
-    ("a top level that reads the clock", "const at = Date.now(); let n = 0; function decode(payload, metadata) { return ++n; }"),
-    ("a thrown message", "let n = 0; function decode(payload, metadata) { n += 1; if (payload.bad) throw n; return n; }"),
+    (
+        "Buffer's prototype",
+        "function decode(payload, metadata) { Buffer.prototype.n = (Buffer.prototype.n || 0) + 1; return Buffer.prototype.n; }",
+    ),
+    (
+        "a lexical cache",
+        "let cache; function decode(payload, metadata) { if (!cache) { cache = payload; return 'new'; } return 'old'; }",
+    ),
+    (
+        "a memo of the payload's object",
+        "const seen = new Set(); function decode(payload, metadata) { seen.add(payload.deep); return seen.size; }",
+    ),
+    (
+        "a top level that reads the clock",
+        "const at = Date.now(); let n = 0; function decode(payload, metadata) { return ++n; }",
+    ),
+    (
+        "a thrown message",
+        "let n = 0; function decode(payload, metadata) { n += 1; if (payload.bad) throw n; return n; }",
+    ),
 ];
 
 #[test]
@@ -119,7 +218,10 @@ fn a_top_level_that_reads_the_clock_runs_for_every_message() {
         std::thread::sleep(std::time::Duration::from_millis(3));
         assert_ne!(run(&engine, &compiled, "{}").unwrap(), first, "{source}");
     }
-    let fixed = compile(&engine, "const epoch = new Date(0), day = Date.UTC(2026, 1); function decode(payload, metadata) { return day; }");
+    let fixed = compile(
+        &engine,
+        "const epoch = new Date(0), day = Date.UTC(2026, 1); function decode(payload, metadata) { return day; }",
+    );
     assert!(!fixed.runs_top_level_each_time());
 }
 

@@ -53,7 +53,12 @@ pub(super) fn kind_of(result: Result<String, DecodeError>) -> DecodeErrorKind {
     }
 }
 
-pub(super) fn with_dialect(engine: &Engine, source: &str, dialect: Dialect, payload: &str) -> Result<String, DecodeError> {
+pub(super) fn with_dialect(
+    engine: &Engine,
+    source: &str,
+    dialect: Dialect,
+    payload: &str,
+) -> Result<String, DecodeError> {
     let compiled = engine.compile(source, Some(dialect))?;
     run(engine, &compiled, payload)
 }
