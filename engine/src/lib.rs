@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod config;
 pub mod data_dir;
+pub mod decoder;
 pub mod engine;
 pub mod log;
 pub mod metrics;
