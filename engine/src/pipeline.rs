@@ -88,7 +88,12 @@ pub struct Pipeline {
 ///
 /// # Errors
 /// A [`BuildError`]; what was started by then ends with the process.
-pub async fn build(config: &Config, keys: &Keys, store: &Arc<Store>, metrics: &Metrics) -> Result<Pipeline, BuildError> {
+pub async fn build(
+    config: &Config,
+    keys: &Keys,
+    store: &Arc<Store>,
+    metrics: &Metrics,
+) -> Result<Pipeline, BuildError> {
     let arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
 
@@ -159,7 +164,10 @@ pub async fn build(config: &Config, keys: &Keys, store: &Arc<Store>, metrics: &M
             Some(ChirpstackSource::start(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?)
         }
     };
-    let render = { let metrics = metrics.clone(); Arc::new(move || metrics.render()) };
+    let render = {
+        let metrics = metrics.clone();
+        Arc::new(move || metrics.render())
+    };
     let http = sluse_http::start(
         http_config(config, keys),
         Ports {
