@@ -152,6 +152,11 @@ async fn create(caller: Caller<ApplicationAdmin>, state: web::Data<AppState>, Js
             ids.retain(|id| *id != json!(own));
         }
     }
+    for name in ["controlledProperties", "deviceTypes"] {
+        for item in row[name].as_array_mut().into_iter().flatten() {
+            *item = view::with_authors(item.take(), &detail.application.stamps);
+        }
+    }
     row["multicasts"] = json!([]);
     Ok(uncached(created(row)))
 }
