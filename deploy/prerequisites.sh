@@ -50,8 +50,8 @@ need_build_tools() {
         install_packages "${missing[@]}"
     fi
     if [ "$has_cargo" = no ]; then
-        # rust-toolchain.toml names the version; rustup fetches it at the first call of cargo.
-        curl --proto '=https' --tlsv1.2 -fsSL https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain none >&2
+        # The version in Cargo.toml (rust-version), with what .ci/run needs.
+        curl --proto '=https' --tlsv1.2 -fsSL https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain 1.95.0 -c rustfmt -c clippy >&2
         # shellcheck disable=SC1091
         . "${CARGO_HOME:-$HOME/.cargo}/env"
     fi

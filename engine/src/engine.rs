@@ -71,11 +71,13 @@ pub async fn run(config: Config) -> Result<StopReport, RunError> {
     for address in pipeline.addresses() {
         tracing::info!(%address, "the API listens");
     }
+    notify_systemd(sd_notify::NotifyState::Ready);
     tracing::info!(node_id = %keys.node_id, data_dir = %data_dir.path().display(), "ready");
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM, stopping"),
         _ = interrupt.recv() => tracing::info!("SIGINT, stopping"),
     }
+    notify_systemd(sd_notify::NotifyState::Stopping);
     let report = pipeline
         .stop_phases(Shutdown::new())
         .phase("adapters close", Duration::from_secs(45), async move {
@@ -90,6 +92,13 @@ pub async fn run(config: Config) -> Result<StopReport, RunError> {
         .run()
         .await;
     Ok(report)
+}
+
+/// Tells systemd, if it started us (`Type=notify` in deploy/sluse.service).
+fn notify_systemd(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(false, &[state]) {
+        tracing::debug!(%error, "systemd was not told");
+    }
 }
 
 /// Once, on standard output and not in the log.
