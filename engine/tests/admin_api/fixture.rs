@@ -144,7 +144,7 @@ impl Api {
         let url = Secret::new(url.reveal().replace("/sluse?", &format!("/{name}?")));
         let cipher = Arc::new(Cipher::new(&Secret::new("0123456789abcdef0123456789abcdef")).unwrap());
         let store = Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap();
-        store.bootstrap(Some(ADMIN_EMAIL), Some(&Secret::new(ADMIN_PASSWORD))).await.unwrap();
+        store.bootstrap(ADMIN_EMAIL, Some(&Secret::new(ADMIN_PASSWORD))).await.unwrap();
 
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());

@@ -132,7 +132,7 @@ async fn a_user_admin_rules_his_own_organisation_and_no_other() {
     }
     let (_, users) = call("GET", "/user".into(), None).await;
     let ids: Vec<_> = users["data"].as_array().unwrap().iter().map(|u| u["id"].clone()).collect();
-    assert_eq!(ids, [own.user.clone()]);
+    assert_eq!(ids, std::slice::from_ref(&own.user));
 }
 
 #[tokio::test]
