@@ -1,7 +1,7 @@
 //! The decoder sandbox: users' JavaScript, behind [`sluse_schema::port::Decoder`].
 //!
 //! ```text
-//! decode() ─► waiting (fair queue, health) ─► worker_process (batches, watchdog) ══ socket pair ══► worker (child process)
+//! decode() ─► waiting (fair queue, health) ─► session (batches, watchdog) ══ socket pair ══► worker (child process)
 //!              per worker, per decoder         one driver per worker, one thread                   engine: QuickJS in an arena
 //! ```
 //!
@@ -13,7 +13,7 @@
 //! | what becomes of its result | `worker/output.rs` |
 //! | which dialect is it | `dialect.rs` |
 //! | what can a script that breaks out of QuickJS do | `sandbox.rs` |
-//! | what if a worker dies, or a script never ends | `worker_process.rs`, `quarantine.rs` |
+//! | what if a worker dies, or a script never ends | `session.rs`, `worker_process.rs`, `quarantine.rs` |
 //! | who has to wait for whom (I6) | `queue.rs` |
 
 pub mod config;
@@ -25,6 +25,8 @@ mod protocol;
 pub mod quarantine;
 mod queue;
 mod sandbox;
+mod session;
+mod traffic;
 mod waiting;
 pub mod worker;
 mod worker_process;

@@ -88,7 +88,9 @@ pub fn lock(extra_bytes: u64) -> Result<(), SandboxError> {
 fn mapped_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split(' ').next().and_then(|n| n.parse().ok()).unwrap_or(1 << 18);
-    pages * 4_096
+    // SAFETY: a plain question.
+    let page_bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    pages * u64::try_from(page_bytes).unwrap_or(4_096)
 }
 
 fn filter() -> Result<BpfProgram, String> {

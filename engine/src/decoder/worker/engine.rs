@@ -56,7 +56,8 @@ const PROBE: &str = r#"(() => {
 })()"#;
 
 /// What scripts of the Actility dialect get besides.
-const MODULE: &str = "var module = { exports: {} }; var exports = module.exports;";
+/// Plain properties rather than variables, so that a script may declare its own.
+const MODULE: &str = "globalThis.module = { exports: {} }; globalThis.exports = globalThis.module.exports;";
 
 /// The function to call, with its `this`.
 #[derive(Clone, Copy)]
@@ -126,7 +127,6 @@ pub struct Engine {
     pub(super) accessors: Accessors,
     function_to_string: JSValue,
     probe: JSValue,
-    probe_with_codecs: JSValue,
     pub(super) limits: Limits,
 }
 
@@ -192,8 +192,7 @@ impl Engine {
             if qjs::JS_IsException(done) {
                 return Err(format!("the prelude fails: {}", thrown::take(ctx).text()));
             }
-            let compile_probe = || self::eval(ctx, PROBE, PRELUDE, qjs::JS_EVAL_FLAG_COMPILE_ONLY);
-            let probe = compile_probe();
+            let probe = self::eval(ctx, PROBE, PRELUDE, qjs::JS_EVAL_FLAG_COMPILE_ONLY);
             qjs::JS_RunGC(rt);
             // No collection within a message unless it makes a lot of garbage.
             qjs::JS_SetGCThreshold(rt, 1 << 20);
@@ -215,7 +214,6 @@ impl Engine {
                 accessors,
                 function_to_string,
                 probe,
-                probe_with_codecs: probe,
                 limits,
             })
         }
@@ -245,8 +243,7 @@ impl Engine {
     }
 
     fn compile_with(&self, source: &str, dialect: Option<Dialect>, has_module: bool) -> Result<Compiled, NotCompiled> {
-        let has_codecs = names_codecs(source);
-        self.arena.restore(if has_codecs { &self.base_with_codecs } else { &self.base });
+        self.arena.restore(if names_codecs(source) { &self.base_with_codecs } else { &self.base });
         // SAFETY: the base was just restored; values below belong to it or to what is compiled on top of it.
         unsafe {
             qjs::JS_UpdateStackTop(self.rt);
@@ -271,7 +268,7 @@ impl Engine {
                 });
             }
             let has_read_clock = self.shared.has_read_clock.get();
-            let probed = self.probe(has_codecs).map_err(NotCompiled::Failed)?;
+            let probed = self.probe().map_err(NotCompiled::Failed)?;
             let found = Found {
                 decode: probed.decode.map(|f| self.source_of(f)),
                 has_decode_uplink: probed.decode_uplink.is_some(),
@@ -327,7 +324,7 @@ impl Engine {
                     if qjs::JS_IsException(qjs::JS_EvalFunction(self.ctx, program)) {
                         return Err(self.take_error(DecodeErrorKind::Thrown));
                     }
-                    let probed = self.probe(false)?;
+                    let probed = self.probe()?;
                     probed.entry(compiled.dialect).ok_or_else(|| {
                         script_error(format!(
                             "the script's top level left no {}",
@@ -378,11 +375,10 @@ impl Engine {
         DecodeError { kind, message: thrown.text() }
     }
 
-    unsafe fn probe(&self, has_codecs: bool) -> Result<Probed, DecodeError> {
+    unsafe fn probe(&self) -> Result<Probed, DecodeError> {
         // SAFETY: the probe was compiled in the base image and is a value of every image.
         unsafe {
-            let probe = if has_codecs { self.probe_with_codecs } else { self.probe };
-            let found = qjs::JS_EvalFunction(self.ctx, qjs::JS_DupValue(self.ctx, probe));
+            let found = qjs::JS_EvalFunction(self.ctx, qjs::JS_DupValue(self.ctx, self.probe));
             if qjs::JS_IsException(found) {
                 return Err(self.take_error(DecodeErrorKind::Script));
             }
