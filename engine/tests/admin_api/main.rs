@@ -3,6 +3,9 @@
 
 mod fixture;
 mod ingest;
+mod inspection;
+mod isolation;
+mod registry;
 mod tenants;
 
 use fixture::{ADMIN_EMAIL, Api};
