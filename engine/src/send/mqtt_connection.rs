@@ -201,7 +201,16 @@ impl<'a> Connection<'a> {
     }
 
     fn fail_all(&mut self, ended: &Ended) {
-        for outgoing in self.in_flight.take().into_iter().chain(self.next.take()) {
+        let mut in_flight = self.in_flight.take();
+        if ended.is_packet_too_large() {
+            // It does not say which one it meant. The others come again, and the next largest then, if it was not this one.
+            let largest =
+                (0..in_flight.len()).max_by_key(|idx| in_flight.get(*idx).map(|outgoing| outgoing.body.len()));
+            if let Some(outgoing) = largest.map(|idx| in_flight.swap_remove(idx)) {
+                let _ = outgoing.reply.send(Attempt { class: AttemptClass::Refused, ..ended.attempt.clone() });
+            }
+        }
+        for outgoing in in_flight.into_iter().chain(self.next.take()) {
             let _ = outgoing.reply.send(ended.attempt.clone());
         }
     }

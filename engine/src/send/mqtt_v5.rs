@@ -66,6 +66,11 @@ impl Ended {
         Self { attempt: Attempt::failed(AttemptClass::Misconfigured, message), cause }
     }
 
+    /// Whether the broker hung up because a packet was too large for it.
+    pub(super) fn is_packet_too_large(&self) -> bool {
+        self.cause == "disconnected" && self.attempt.status_code == Some(DisconnectReasonCode::PacketTooLarge as u16)
+    }
+
     fn with_status(mut self, status_code: u16) -> Self {
         self.attempt.status_code = Some(status_code);
         self
@@ -290,8 +295,11 @@ fn refused_by(code: ConnectReturnCode, place: &str) -> Ended {
 fn disconnected_by(code: DisconnectReasonCode, place: &str) -> Ended {
     let status = code as u16;
     let message = format!("{place} closed the connection: {code:?} (0x{status:02x})");
+    use DisconnectReasonCode as Code;
     match code {
-        DisconnectReasonCode::NotAuthorized => Ended::misconfigured("disconnected", message),
+        Code::NotAuthorized | Code::TopicNameInvalid | Code::QoSNotSupported | Code::ServerMoved => {
+            Ended::misconfigured("disconnected", message)
+        }
         _ => Ended::transient("disconnected", message),
     }
     .with_status(status)

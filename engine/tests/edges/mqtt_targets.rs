@@ -186,6 +186,8 @@ enum Manner {
     Reason(u8),
     /// Ends the connection at the first PUBLISH.
     HangsUp,
+    /// Ends it with a DISCONNECT "packet too large" at the first PUBLISH of more than 1 kB; acknowledges no other.
+    TakesNothingLarge,
 }
 
 /// A broker that speaks just enough MQTT v5; counts the sessions it accepted.
@@ -205,6 +207,10 @@ async fn fake_broker(manner: Manner) -> (u16, Arc<std::sync::atomic::AtomicUsize
                         (_, Manner::Mute) => {}
                         (1, _) => stream.write_all(&[0x20, 3, 0, 0, 0]).await.ok()?,
                         (3, Manner::HangsUp) => return None::<()>,
+                        (3, Manner::TakesNothingLarge) if packet.len() > 1000 => {
+                            stream.write_all(&[0xe0, 2, 0x95, 0]).await.ok()?;
+                            return None;
+                        }
                         (3, Manner::Reason(reason)) => {
                             let topic_len = usize::from(u16::from_be_bytes([packet[0], packet[1]]));
                             let id = [packet[2 + topic_len], packet[3 + topic_len]];
@@ -293,6 +299,20 @@ async fn a_session_that_is_lost_fails_what_was_in_flight_at_once() {
     });
     assert_eq!(join_all(sends).await, vec![AttemptClass::Transient; 10]);
     assert!(started_at.elapsed() < Duration::from_secs(5));
+}
+
+#[tokio::test]
+async fn a_message_that_is_too_large_for_the_broker_dies_and_takes_no_other_with_it() {
+    let (port, _) = fake_broker(Manner::TakesNothingLarge).await;
+    let sender = mqtt_sender("true", mqtt(port, 1));
+    let [small, large] = [100, 2000].map(|num_bytes| Bytes::from(vec![b'x'; num_bytes]));
+    let (first, large, last) = tokio::join!(
+        sender.send(&delivery(1), small.clone()),
+        sender.send(&delivery(2), large),
+        sender.send(&delivery(3), small),
+    );
+    assert_eq!((large.class, large.status_code), (AttemptClass::Refused, Some(0x95)), "{}", large.message);
+    assert_eq!([first.class, last.class], [AttemptClass::Transient; 2]);
 }
 
 #[tokio::test]
