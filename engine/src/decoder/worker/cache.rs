@@ -60,7 +60,7 @@ impl Cache {
         if is_new {
             let compiled = engine.compile(&slot.source, slot.dialect);
             if let Ok(compiled) = &compiled {
-                self.bytes += compiled.len();
+                self.bytes += compiled.num_bytes();
                 self.num_images += 1;
             }
             slot.compiled = Some(compiled);
@@ -85,7 +85,7 @@ impl Cache {
 
     fn uncount(&mut self, compiled: Option<&Result<Compiled, DecodeError>>) {
         if let Some(Ok(compiled)) = compiled {
-            self.bytes -= compiled.len();
+            self.bytes -= compiled.num_bytes();
             self.num_images -= 1;
         }
     }

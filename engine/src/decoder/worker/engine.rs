@@ -83,7 +83,7 @@ enum Start {
 
 impl Compiled {
     /// Bytes that keeping it costs.
-    pub fn len(&self) -> usize {
+    pub fn num_bytes(&self) -> usize {
         self.image.len()
     }
 
