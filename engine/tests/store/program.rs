@@ -27,7 +27,7 @@ fn serve(data_dir: &Path) -> (Child, Vec<String>, BufReader<std::process::ChildS
     loop {
         let mut line = String::new();
         assert!(out.read_line(&mut line).unwrap() > 0, "ended early: {said:?}");
-        let is_ready = line.contains("ready");
+        let is_ready = line.contains(": ready");
         said.push(line);
         if is_ready {
             return (child, said, out);
