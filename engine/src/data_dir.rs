@@ -160,9 +160,7 @@ mod tests {
         assert!(first.secret_key.reveal().len() >= 32);
         let mode = fs::metadata(data.path().join(SECRET_KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let mut said = Said::default();
-        said.node_id = "node-1".to_owned();
-        said.secret_key = "k".repeat(32);
+        let said = Said { node_id: "node-1".to_owned(), secret_key: "k".repeat(32), ..Said::default() };
         let configured = data.keys(&Config::of_said(said, None).unwrap()).unwrap();
         assert_eq!((configured.node_id.as_str(), configured.secret_key.reveal()), ("node-1", "k".repeat(32).as_str()));
     }
