@@ -1,5 +1,7 @@
 //! Log lines: structured, to standard output, as text or JSON.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{LogFormat, TracingConfig};
@@ -11,7 +13,7 @@ use crate::config::{LogFormat, TracingConfig};
 pub fn start(config: &TracingConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.filter)
         .map_err(|error| anyhow::anyhow!("tracing.filter (SLUSE_LOG) is not understood: {error}"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
     let started = match config.format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),

@@ -18,6 +18,21 @@ pub struct Server {
     _dir: tempfile::TempDir,
 }
 
+impl Server {
+    /// CPU time of the server's living processes together, in steps of 10 ms.
+    pub fn cpu_seconds(&self) -> f64 {
+        let postmaster = self.postgres.pid().unwrap();
+        let ticks = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+            // After the name in parentheses: state, parent, …, user and system time as the 12th and 13th.
+            let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+            let is_ours = fields[1].parse::<i32>() == Ok(postmaster);
+            is_ours.then(|| fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap())
+        });
+        ticks.sum::<f64>() / 100.0
+    }
+}
+
 /// The server of the tests that run now.
 pub async fn server() -> Arc<Server> {
     static SHARED: OnceLock<Mutex<Weak<Server>>> = OnceLock::new();

@@ -19,32 +19,49 @@ fn sluse(data_dir: &Path) -> Command {
     command
 }
 
-/// `sluse serve` up to its log line "ready"; what it said until then.
-fn serve(data_dir: &Path) -> (Child, Vec<String>, BufReader<std::process::ChildStdout>) {
+/// A running `sluse serve`; a test that fails leaves none behind.
+struct Running {
+    child: Child,
+    /// What it said up to its log line "ready".
+    said: Vec<String>,
+    /// Kept open: it goes on logging.
+    _out: BufReader<std::process::ChildStdout>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both fail when it has ended and was waited for, as it should.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn serve(data_dir: &Path) -> Running {
     let mut child = sluse(data_dir).arg("serve").stdout(Stdio::piped()).spawn().unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
-    let mut said = Vec::new();
+    let out = BufReader::new(child.stdout.take().unwrap());
+    let mut running = Running { child, said: Vec::new(), _out: out };
     loop {
         let mut line = String::new();
-        assert!(out.read_line(&mut line).unwrap() > 0, "ended early: {said:?}");
-        let is_ready = line.contains("ready");
-        said.push(line);
+        assert!(running._out.read_line(&mut line).unwrap() > 0, "ended early: {:?}", running.said);
+        let is_ready = line.contains(": ready");
+        running.said.push(line);
         if is_ready {
-            return (child, said, out);
+            return running;
         }
     }
 }
 
-fn stop(child: &mut Child) -> bool {
+/// Stops it as a service manager does; `true` when it says that this was clean.
+fn stop(mut running: Running) -> bool {
+    let child = &mut running.child;
     assert!(Command::new("kill").arg("-TERM").arg(child.id().to_string()).status().unwrap().success());
-    let give_up_at = Instant::now() + Duration::from_secs(60);
+    let give_up_at = Instant::now() + Duration::from_secs(90);
     while Instant::now() < give_up_at {
         if let Some(status) = child.try_wait().unwrap() {
             return status.success();
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    child.kill().unwrap();
     panic!("did not stop");
 }
 
@@ -58,9 +75,9 @@ fn it_starts_with_nothing_stops_clean_and_its_backup_comes_back_elsewhere() {
     // The private PostgreSQL runs as another user when this test runs as root.
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let data = dir.path().join("data");
-    let (mut child, said, _out) = serve(&data);
-    let password = said.iter().find(|line| line.contains("password: ")).expect("the first password is shown");
-    assert!(!said.iter().any(|line| line.contains("secret")), "{said:?}");
+    let running = serve(&data);
+    let shows_password = |running: &Running| running.said.iter().any(|line| line.contains("password: "));
+    assert!(shows_password(&running), "{:?}", running.said);
 
     let second = sluse(&data).arg("serve").output().unwrap();
     assert!(!second.status.success() && text(&second).contains("another sluse"), "{}", text(&second));
@@ -71,22 +88,21 @@ fn it_starts_with_nothing_stops_clean_and_its_backup_comes_back_elsewhere() {
     assert!(text(&backup).contains("The log is not in the backup"), "{}", text(&backup));
     let reset = sluse(&data).args(["admin", "reset-password"]).output().unwrap();
     assert!(reset.status.success() && text(&reset).contains("global-admin@os2iot.dk"), "{}", text(&reset));
-    assert!(stop(&mut child), "the stop was clean");
+    assert!(stop(running), "the stop was clean");
 
     // Shown once: the second start has its administrator already.
-    let (mut child, said, _out) = serve(&data);
-    assert!(!said.iter().any(|line| line.contains("password: ")), "{said:?}");
-    assert!(stop(&mut child));
+    let running = serve(&data);
+    assert!(!shows_password(&running), "{:?}", running.said);
+    assert!(stop(running));
 
     let elsewhere = dir.path().join("elsewhere");
     let restore = sluse(&elsewhere).arg("restore").arg(&saved).output().unwrap();
     assert!(restore.status.success(), "{}", text(&restore));
     let again = sluse(&elsewhere).arg("restore").arg(&saved).output().unwrap();
     assert!(!again.status.success() && text(&again).contains("not empty"), "{}", text(&again));
-    let (mut child, said, _out) = serve(&elsewhere);
-    assert!(!said.iter().any(|line| line.contains("password: ")), "{said:?}");
-    assert!(stop(&mut child));
-    assert!(!password.is_empty());
+    let running = serve(&elsewhere);
+    assert!(!shows_password(&running), "{:?}", running.said);
+    assert!(stop(running));
 }
 
 #[test]
@@ -94,18 +110,17 @@ fn a_killed_sluse_takes_its_postgres_with_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let data = dir.path().join("data");
-    let (mut child, _, _out) = serve(&data);
+    let running = serve(&data);
     let pid_file = data.join("postgres/data/postmaster.pid");
     assert!(pid_file.exists());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // SIGKILL
+    drop(running);
     let give_up_at = Instant::now() + Duration::from_secs(20);
     while pid_file.exists() && Instant::now() < give_up_at {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert!(!pid_file.exists(), "the postmaster removes its pid file as the last thing it does");
-    let (mut child, _, _out) = serve(&data);
-    assert!(stop(&mut child));
+    assert!(stop(serve(&data)));
 }
 
 #[test]

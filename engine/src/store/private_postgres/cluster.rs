@@ -68,21 +68,24 @@ impl Paths {
             let hash = xxh3_64(root.as_os_str().as_encoded_bytes());
             socket_dir = std::env::temp_dir().join(format!("sluse-{hash:016x}"));
         }
-        Ok(Self { data: root.join("data"), startup_log: root.join("startup.log"), socket_dir, root })
+        // Beside the cluster, not in it: there its owner could make it a link, and root would follow.
+        let startup_log = root.with_file_name("postgres-startup.log");
+        Ok(Self { data: root.join("data"), startup_log, socket_dir, root })
     }
 
     /// Makes the directories and hands them to who will run PostgreSQL.
     pub fn prepare(&self, run_as: Option<&RunAs>) -> io::Result<()> {
+        let ours = fs::metadata("/proc/self")?.uid();
+        let owner = run_as.map_or(ours, |user| user.uid);
         for dir in [&self.root, &self.socket_dir] {
             fs::create_dir_all(dir)?;
             let meta = fs::symlink_metadata(dir)?;
-            if !meta.is_dir() {
-                return Err(io::Error::other(format!("{} is not a directory", dir.display())));
+            // The socket's may be in a directory that everybody writes to: somebody else's, or a link, is not taken over.
+            if !meta.is_dir() || ![ours, owner].contains(&meta.uid()) {
+                return Err(io::Error::other(format!("{} is not a directory of ours: remove it", dir.display())));
             }
-            let owner = run_as.map_or(fs::metadata("/proc/self")?.uid(), |user| user.uid);
             if meta.uid() != owner {
-                // Only root gets here with another owner that it may change; anybody else is told.
-                std::os::unix::fs::chown(dir, Some(owner), run_as.map(|user| user.gid))?;
+                std::os::unix::fs::lchown(dir, Some(owner), run_as.map(|user| user.gid))?;
             }
             fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
         }
