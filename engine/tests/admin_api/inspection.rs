@@ -48,9 +48,15 @@ async fn a_device_shows_its_newest_message_its_window_its_link_and_its_counters(
     assert_eq!(latest["sentTime"], "2026-01-02T03:04:05.000Z");
     let window = shown["receivedMessagesMetadata"].as_array().unwrap();
     assert_eq!(window.len(), 2);
-    assert_eq!((&window[0]["sentTime"], &window[0]["signalData"]["fCntGap"]), (&json!("1970-01-01T00:00:02.000Z"), &json!(1)));
+    assert_eq!(
+        (&window[0]["sentTime"], &window[0]["signalData"]["fCntGap"]),
+        (&json!("1970-01-01T00:00:02.000Z"), &json!(1))
+    );
     assert_eq!(window[1]["signalData"], Value::Null);
-    assert_eq!((&shown["linkState"]["batteryLevelPercent"], &shown["counters"]["numUplinks"]), (&json!(81.5), &json!(2)));
+    assert_eq!(
+        (&shown["linkState"]["batteryLevelPercent"], &shown["counters"]["numUplinks"]),
+        (&json!(81.5), &json!(2))
+    );
     let (_, list) = api.get(&format!("/application/{}/iot-devices", own.application)).await;
     assert_eq!(list["data"][0]["latestReceivedMessage"]["rssi"], -97, "{list}");
 }
@@ -71,7 +77,11 @@ async fn dead_letters_are_listed_inspected_replayed_once_and_purged() {
 
     let requested = |body: Value| post_to(&api, format!("{base}/replay"), body);
     assert_eq!(requested(json!({"ids": [newest, 999_999]})).await, (201, json!({"requested": 1})));
-    assert_eq!(requested(json!({"all": true})).await, (201, json!({"requested": 2})), "what waits is not asked for twice");
+    assert_eq!(
+        requested(json!({"all": true})).await,
+        (201, json!({"requested": 2})),
+        "what waits is not asked for twice"
+    );
     assert_eq!(requested(json!({"all": true})).await, (201, json!({"requested": 0})));
     assert_eq!(requested(json!({})).await.0, 400);
     let requests = "SELECT count(*) FROM target_request WHERE kind = 'replay'";
@@ -108,7 +118,10 @@ async fn a_targets_state_is_what_its_owner_wrote_and_a_rewind_is_a_request_to_it
     );
     run(&api, &sql).await;
     let (_, state) = api.get(&format!("{path}/state")).await;
-    assert_eq!((&state["feed"], &state["breaker"], &state["lagRecords"]), (&json!("lagging"), &json!("open"), &json!(7)));
+    assert_eq!(
+        (&state["feed"], &state["breaker"], &state["lagRecords"]),
+        (&json!("lagging"), &json!("open"), &json!(7))
+    );
     assert_eq!((&state["counters"]["pending"], &state["numHoles"]), (&json!(7), &json!(1)), "{state}");
 
     let rewind = |body: Value| post_to(&api, format!("{path}/rewind"), body);
@@ -136,10 +149,15 @@ async fn decoder_errors_logs_and_unknown_senders_are_listed_newest_first() {
          INSERT INTO target_log (target_id, device_id, type, status_code, message, created_at) \
          VALUES ({target}, {device}, 'ERROR', 500, 'Internal Server Error', now()), ({target}, NULL, 'OK', 200, 'OK', now()); \
          INSERT INTO unknown_sender VALUES ('chirpstack', 'a81758fffe0000ff', 3, now(), now()), ('http', '12ab', 1, now(), now() - interval '1 h')",
-        decoder = own.decoder["id"], device = own.device["id"], target = own.target["id"]
+        decoder = own.decoder["id"],
+        device = own.device["id"],
+        target = own.target["id"]
     );
     run(&api, &sql).await;
-    for path in [format!("/payload-decoder/{}/errors", own.decoder["id"]), format!("/iot-device/{}/decoder-errors", own.device["id"])] {
+    for path in [
+        format!("/payload-decoder/{}/errors", own.decoder["id"]),
+        format!("/iot-device/{}/decoder-errors", own.device["id"]),
+    ] {
         let (status, list) = api.get(&path).await;
         assert_eq!((status, &list["count"], &list["data"][0]["message"]), (200, &json!(2), &json!("boom 2")), "{list}");
         assert_eq!(list["data"][0]["sample"], "\u{fffd}");

@@ -10,7 +10,8 @@ fn routes(own: &Registry) -> Vec<(&'static str, String, Option<Value>)> {
     let (device, target, decoder) = (&own.device["id"], &own.target["id"], &own.decoder["id"]);
     let (application, connection) = (&own.application, &own.connection["id"]);
     let device_body = json!({"id": device, "name": "Taken", "type": "GENERIC_HTTP", "applicationId": application});
-    let target_body = json!({"name": "Taken", "type": "HTTP_PUSH", "applicationId": application, "url": "http://x", "timeout": 1});
+    let target_body =
+        json!({"name": "Taken", "type": "HTTP_PUSH", "applicationId": application, "url": "http://x", "timeout": 1});
     let link = json!({"iotDeviceIds": [device], "payloadDecoderId": decoder, "dataTargetId": target});
     let source = json!({"name": "Taken", "organizationId": own.organization, "decodingFunction": "\"x\""});
     let body = |value: &Value| Some(value.clone());
@@ -169,7 +170,8 @@ async fn a_device_cannot_be_moved_into_an_application_that_its_mover_does_not_ad
     assert_eq!(call("POST", "/iot-device/updateMany".into(), json!({"data": [body]})).await.0, 403);
     let to = json!({"applicationId": other.application});
     assert_eq!(call("PUT", format!("/iot-device/changeApplication/{device}"), to).await.0, 403);
-    let target = json!({"name": "x", "type": "HTTP_PUSH", "applicationId": other.application, "url": "http://x", "timeout": 1});
+    let target =
+        json!({"name": "x", "type": "HTTP_PUSH", "applicationId": other.application, "url": "http://x", "timeout": 1});
     assert_eq!(call("PUT", format!("/data-target/{}", own.target["id"]), target).await.0, 403);
     let append = json!({"deviceId": device});
     let path = format!("{CONNECTIONS}/appendCopiedDevice/{}", other.connection["id"]);

@@ -28,7 +28,8 @@ impl Registry {
         let target = json!({"name": "Hub", "type": "HTTP_PUSH", "applicationId": application, "url": "http://127.0.0.1:9/in",
                             "timeout": 3000, "authorizationHeader": "Bearer s3cret"});
         let target = api.made("/data-target", target).await;
-        let connection = json!({"iotDeviceIds": [device["id"]], "payloadDecoderId": decoder["id"], "dataTargetId": target["id"]});
+        let connection =
+            json!({"iotDeviceIds": [device["id"]], "payloadDecoderId": decoder["id"], "dataTargetId": target["id"]});
         let connection = api.made(CONNECTIONS, connection).await;
         Self {
             organization: organization.clone(),
@@ -159,8 +160,7 @@ async fn a_change_of_a_connection_reaches_every_device_that_it_named_or_names() 
     assert_eq!(status, 200, "{changed}");
     assert_eq!(changed["iotDevices"].as_array().unwrap().len(), 1, "devices are distinct");
     let (events, newest) = events_since(&api, newest).await;
-    let expected =
-        [event("connection", &own.connection), event("device", &own.device), event("device", &second)];
+    let expected = [event("connection", &own.connection), event("device", &own.device), event("device", &second)];
     assert_eq!(events, expected);
 
     let decoder = json!({"name": "D2", "decodingFunction": "\"function decode() {}\"", "dialect": "os2iot"});
@@ -183,15 +183,16 @@ async fn a_connection_stays_within_one_application() {
     let api = Api::start().await;
     let own = Registry::new(&api, "Aarhus").await;
     let other = Registry::new(&api, "Ballerup").await;
-    let body = |devices: Value, decoder: &Value, target: &Value| {
-        json!({"iotDeviceIds": devices, "payloadDecoderId": decoder, "dataTargetId": target})
-    };
+    let body = |devices: Value, decoder: &Value, target: &Value| json!({"iotDeviceIds": devices, "payloadDecoderId": decoder, "dataTargetId": target});
     let none = Value::Null;
     let own_device = json!([own.device["id"]]);
     for (body, message) in [
         (body(json!([]), &none, &own.target["id"]), json!("Must contain at least one IoTDevice")),
         (body(own_device.clone(), &none, &json!(999_999)), json!("Could not find DataTarget by id: '999999'")),
-        (body(own_device.clone(), &json!(999_999), &own.target["id"]), json!("Could not find PayloadDecoder by id: '999999'")),
+        (
+            body(own_device.clone(), &json!(999_999), &own.target["id"]),
+            json!("Could not find PayloadDecoder by id: '999999'"),
+        ),
         (body(json!([999_999]), &none, &own.target["id"]), json!("Could not find IoTDevice by id: '999999'")),
         (body(own_device, &none, &other.target["id"]), json!("MESSAGE.NOT-SAME-APPLICATION")),
         (

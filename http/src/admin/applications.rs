@@ -360,9 +360,11 @@ fn device(device: &DeviceSummary) -> Value {
     match device.r#type.as_str() {
         "GENERIC_HTTP" => row["apiKey"] = json!(MASK),
         "LORAWAN" => {
-            row["deviceEUI"] = json!(device.device_eui);
-            let is_otaa = device.settings.get("activationType").is_some_and(|t| t == "OTAA");
-            row["OTAAapplicationKey"] = if is_otaa { json!(MASK) } else { Value::Null };
+            // As it was typed, when the settings have it.
+            if row.get("deviceEUI").is_none() {
+                row["deviceEUI"] = json!(device.device_eui);
+            }
+            row["OTAAapplicationKey"] = if activation(device) == "OTAA" { json!(MASK) } else { Value::Null };
             for absent in ["deviceProfileName", "chirpstackApplicationId"] {
                 if row.get(absent).is_none() {
                     row[absent] = Value::Null;
@@ -384,6 +386,11 @@ fn device(device: &DeviceSummary) -> Value {
     row
 }
 
+/// How a LoRaWAN device gets its session: `OTAA`, `ABP` or `NONE`.
+fn activation(device: &DeviceSummary) -> &str {
+    device.settings.pointer("/lorawanSettings/activationType").and_then(Value::as_str).unwrap_or("NONE")
+}
+
 fn device_listing(listing: &DeviceListing) -> Value {
     let mut row = device(&listing.device);
     row["deviceModel"] = listing
@@ -392,10 +399,18 @@ fn device_listing(listing: &DeviceListing) -> Value {
         .map_or(Value::Null, |(id, body, stamps)| view::base(*id, stamps, json!({"body": body})));
     row["connections"] = listing.connections.iter().map(|(id, stamps)| view::base(*id, stamps, json!({}))).collect();
     if listing.device.r#type == "LORAWAN" {
-        row["lorawanSettings"] = json!({
-            "devEUI": listing.device.device_eui,
-            "deviceStatusBattery": listing.battery_level_percent,
-        });
+        if !row["lorawanSettings"].is_object() {
+            row["lorawanSettings"] = json!({"devEUI": listing.device.device_eui});
+        }
+        let secrets: &[&str] = match activation(&listing.device) {
+            "OTAA" => &["OTAAapplicationKey"],
+            "ABP" => &["networkSessionKey", "applicationSessionKey"],
+            _ => &[],
+        };
+        for name in secrets {
+            row["lorawanSettings"][name] = json!(MASK);
+        }
+        row["lorawanSettings"]["deviceStatusBattery"] = json!(listing.battery_level_percent);
     }
     row
 }
