@@ -76,7 +76,7 @@ fn engine(c: &mut Criterion) {
                 black_box(&out);
             });
         });
-        group.bench_function(format!("restore only ({} kB), {name}", compiled.len() / 1_000), |b| {
+        group.bench_function(format!("restore only ({} kB), {name}", compiled.num_bytes() / 1_000), |b| {
             b.iter(|| engine.restore_only(&compiled));
         });
     }

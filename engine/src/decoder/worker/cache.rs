@@ -103,7 +103,7 @@ mod tests {
         for id in 0..3 {
             cache.put(id, None, "function decode(payload, metadata) { return 1 }");
         }
-        let one = cache.get(0, &engine, usize::MAX).unwrap().0.unwrap().len();
+        let one = cache.get(0, &engine, usize::MAX).unwrap().0.unwrap().num_bytes();
         let room_for_two = 2 * one + one / 2;
         assert!(cache.get(1, &engine, room_for_two).unwrap().1);
         assert!(!cache.get(0, &engine, room_for_two).unwrap().1);
