@@ -306,10 +306,11 @@ async fn a_message_that_is_too_large_for_the_broker_dies_and_takes_no_other_with
     let (port, _) = fake_broker(Manner::TakesNothingLarge).await;
     let sender = mqtt_sender("true", mqtt(port, 1));
     let [small, large] = [100, 2000].map(|num_bytes| Bytes::from(vec![b'x'; num_bytes]));
+    let deliveries = [1, 2, 3].map(delivery);
     let (first, large, last) = tokio::join!(
-        sender.send(&delivery(1), small.clone()),
-        sender.send(&delivery(2), large),
-        sender.send(&delivery(3), small),
+        sender.send(&deliveries[0], small.clone()),
+        sender.send(&deliveries[1], large),
+        sender.send(&deliveries[2], small),
     );
     assert_eq!((large.class, large.status_code), (AttemptClass::Refused, Some(0x95)), "{}", large.message);
     assert_eq!([first.class, last.class], [AttemptClass::Transient; 2]);
