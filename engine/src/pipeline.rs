@@ -259,6 +259,8 @@ fn decoder_config(config: &Config) -> Result<DecoderConfig, BuildError> {
     let own_path = std::env::current_exe().map_err(BuildError::OwnPath)?;
     let mut decoder = DecoderConfig::new(vec![own_path.to_string_lossy().into_owned(), "decoder-worker".to_owned()]);
     decoder.num_workers = config.decoder.num_workers.unwrap_or_else(num_cores);
+    decoder.watchdog = config.decoder.timeout;
+    decoder.limits.memory_bytes_max = usize::try_from(config.decoder.memory_bytes_max).unwrap_or(usize::MAX);
     Ok(decoder)
 }
 

@@ -101,8 +101,8 @@ section! {
     /// `[decoder]`
     DecoderSaid {
         num_workers: usize = 0,
-        timeout_ms: u64 = 1000,
-        memory_bytes_max: u64 = 64 << 20,
+        timeout_ms: u64 = 500,
+        memory_bytes_max: u64 = 8 << 20,
     }
 }
 section! {
