@@ -47,7 +47,9 @@ pub async fn call<T>(
 /// In which form rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// As they are.
+    /// As they are, and every row they belong to is taken to be there: one that is not makes PostgreSQL refuse the run.
+    Trusting,
+    /// As they are, without those that belong to a row that is gone.
     Whole,
     /// Without what PostgreSQL may refuse.
     Reduced,
@@ -95,7 +97,7 @@ pub async fn write_rows(transaction: &mut Transaction<'_>, rows: &dyn Rows, care
         let chunk = start..chunk_end(rows, start);
         start = chunk.end;
         match care {
-            Care::Fast => rows.write(transaction, chunk, Form::Whole).await?,
+            Care::Fast => rows.write(transaction, chunk, Form::Trusting).await?,
             Care::ByHalves => write_by_halves(transaction, rows, chunk).await?,
         }
     }

@@ -179,7 +179,7 @@ impl Rows for DeadLetterRows<'_> {
 
     async fn write(&self, transaction: &Transaction<'_>, rows: Range<usize>, form: Form) -> Result<(), WorkError> {
         let letters = self.0.get(rows).unwrap_or_default();
-        let is_whole = form == Form::Whole;
+        let is_whole = form != Form::Reduced;
         let statement = transaction
             .prepare_cached(
                 "INSERT INTO dead_letter (target_id, device_id, application_id, organization_id, payload_decoder_id, kind,
@@ -280,7 +280,7 @@ impl Rows for LogRows<'_> {
 
     async fn write(&self, transaction: &Transaction<'_>, rows: Range<usize>, form: Form) -> Result<(), WorkError> {
         let entries = self.0.get(rows).unwrap_or_default();
-        let is_whole = form == Form::Whole;
+        let is_whole = form != Form::Reduced;
         // The line before one in the same run is an error exactly when the latest line written before it is: a success after
         // a success is never written.
         let statement = transaction

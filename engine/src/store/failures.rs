@@ -66,7 +66,7 @@ impl Rows for FailureRows<'_> {
 
     async fn write(&self, transaction: &Transaction<'_>, rows: Range<usize>, form: Form) -> Result<(), WorkError> {
         let failures = self.0.get(rows).unwrap_or_default();
-        let is_whole = form == Form::Whole;
+        let is_whole = form != Form::Reduced;
         let statement = transaction
             .prepare_cached(
                 "INSERT INTO decoder_error (payload_decoder_id, device_id, kind, message, sample, num_failures, failed_at)

@@ -69,7 +69,7 @@ impl Rows for GatewayRows<'_> {
         let gateways: Vec<String> = states.iter().map(|state| state.gateway.to_string()).collect();
         let online: Vec<bool> = states.iter().map(|state| state.is_online).collect();
         let heard_at: Vec<_> =
-            states.iter().map(|state| time(state.heard_at_ms).filter(|_| form == Form::Whole)).collect();
+            states.iter().map(|state| time(state.heard_at_ms).filter(|_| form != Form::Reduced)).collect();
         transaction.execute(&statement, &[&gateways, &online, &heard_at]).await?;
         Ok(())
     }
@@ -115,7 +115,7 @@ impl Rows for SenderRows<'_> {
             senders.iter().map(|sender| printable(sender.sender.as_bytes(), SENDER_BYTES_MAX)).collect();
         let nums: Vec<i64> = senders.iter().map(|sender| bigint(sender.num_heard)).collect();
         let heard_at: Vec<_> =
-            senders.iter().map(|sender| time(sender.heard_at_ms).filter(|_| form == Form::Whole)).collect();
+            senders.iter().map(|sender| time(sender.heard_at_ms).filter(|_| form != Form::Reduced)).collect();
         transaction.execute(&statement, &[&sources, &names, &nums, &heard_at]).await?;
         Ok(())
     }
