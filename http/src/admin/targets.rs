@@ -122,8 +122,12 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let admin = state.admin();
     let application = query.int("applicationId")?.map(ApplicationId);
     if let Some(id) = application {
-        let resource = access::application(admin, id).await?.ok_or_else(ApiError::forbidden)?;
-        caller.read(resource)?;
+        match access::application(admin, id).await? {
+            Some(resource) => drop(caller.read(resource)?),
+            // A global administrator may know that there is none; its list is empty.
+            None if caller.principal.is_global_admin() => {}
+            None => return Err(ApiError::forbidden()),
+        }
     }
     let found = admin.targets(application, &caller.principal.visible_applications(), &query.page()?).await?;
     let referred = Referred::load(admin, found.rows.iter().map(|row| row.fields.application), []).await?;
