@@ -49,7 +49,7 @@ async fn a_torn_last_batch_is_cut_off_and_what_was_acknowledged_before_it_stays(
     assert_eq!(log.identity().incarnation, 2);
     log.append(P0, vec![record(1, 1, "d")]).await.unwrap();
     drop(log);
-    assert_eq!(first_letters(&*open(&dir, 1)).await, ['a', 'b', 'd']);
+    assert_eq!(first_letters(&open(&dir, 1)).await, ['a', 'b', 'd']);
 }
 
 #[tokio::test]
