@@ -7,6 +7,7 @@ mod clock;
 mod config;
 mod embedded;
 mod incarnation;
+mod journal_tail;
 mod keys;
 pub mod metrics;
 mod postings;

@@ -17,16 +17,21 @@ use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::{LogError, ReadBatch, ReadLimit, TargetBacklog};
 use sluse_schema::record::{Offset, Record, Topic};
 
+use super::journal_tail;
 use super::keys::{self, Running};
 use super::postings::{self, Postings};
 use super::tail_cache::Taken;
+
+// Measured in a release build on 2 cores, uplinks of 1.6 kB of JSON with a delivery of 300 B each, CPU per uplink: with LZ4
+// 3.3 us and 285 B of tables, without 3.4 us and 1 690 B (what compressing costs, writing less saves); blocks of 4 KiB 405 B, of
+// 64 KiB 225 B at the same CPU; two fjall workers instead of one 5.5 us.
 
 /// Memory one keyspace gathers before it is written as a table. 16 of them with 8 partitions, so this bounds the log's memory.
 const MEMTABLE_BYTES: u64 = 8 << 20;
 const INDEX_MEMTABLE_BYTES: u64 = 8 << 20;
 const META_MEMTABLE_BYTES: u64 = 1 << 20;
 /// What a restart may have to replay.
-const JOURNAL_BYTES_MAX: u64 = 256 << 20;
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
 /// Blocks that readers of older records find again.
 const BLOCK_CACHE_BYTES: u64 = 16 << 20;
 /// A block is the unit of reading and of compression: the log is read in order.
@@ -93,8 +98,21 @@ fn meta_options() -> KeyspaceCreateOptions {
 }
 
 impl Store {
-    /// Opens the database in `dir`, or makes it.
+    /// Opens the database in `dir`, or makes it. A batch that a power cut tore is cut off: it was never acknowledged.
     pub fn open(dir: &Path, num_partitions: u32) -> Result<Self, StoreError> {
+        match Self::open_whole(dir, num_partitions) {
+            Err(StoreError::Fjall(fjall::Error::JournalRecovery(damage))) => match journal_tail::cut_torn_batch(dir)? {
+                Some(num_bytes) => {
+                    tracing::error!(num_bytes, "the log's last write was torn, as by a power cut, and is cut off");
+                    Self::open_whole(dir, num_partitions)
+                }
+                None => Err(fjall::Error::JournalRecovery(damage).into()),
+            },
+            opened => opened,
+        }
+    }
+
+    fn open_whole(dir: &Path, num_partitions: u32) -> Result<Self, StoreError> {
         let db = Database::builder(dir)
             // A second worker would spin while the first one compacts (fjall 3.1.13, worker_pool.rs).
             .worker_threads(1)

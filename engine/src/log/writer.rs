@@ -76,6 +76,22 @@ struct Group {
     due: Vec<Due>,
 }
 
+/// However the writer ends, nobody waits for it for ever.
+struct EndGuard(Arc<Shared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.queue.end();
+        if std::thread::panicking() {
+            tracing::error!("the log's writer has panicked: the process has to be started again");
+            self.0.set_trouble(Some("the log's writer has panicked: the process has to be started again".into()));
+        }
+        for command in self.0.queue.drain(usize::MAX, Duration::ZERO).commands {
+            command.refuse(|| LogError::Unavailable("the log's writer has ended".into()));
+        }
+    }
+}
+
 pub const fn topic_index(topic: Topic) -> usize {
     match topic {
         Topic::Uplinks => 0,
@@ -104,6 +120,7 @@ impl Writer {
 
     /// Writes until the log is dropped.
     pub fn run(mut self) {
+        let _guard = EndGuard(Arc::clone(&self.shared));
         self.tick();
         loop {
             let drained = self.shared.queue.drain(BATCH_BYTES_MAX, self.patience());

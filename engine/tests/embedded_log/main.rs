@@ -6,4 +6,5 @@ mod conformance;
 mod faults;
 mod kill;
 mod model;
+mod power_cut;
 mod retention;
