@@ -1,7 +1,8 @@
 //! Where the reloader is in the change events. Pure.
 //!
 //! Ids are given before their transactions commit, so an id may appear after a higher one. Every read therefore begins a stretch
-//! below the newest id seen, and what was handed on already is left out; the stretch is what came within the last two minutes.
+//! below the newest id seen, and what was handed on already is left out. A scan's stretch is what came within the last two minutes; a
+//! signal's is [`SIGNAL_STRETCH`] ids, so that registering thousands of devices does not read all of them again for each.
 
 use std::collections::BTreeSet;
 
@@ -9,6 +10,9 @@ use sluse_schema::change::ChangeEvent;
 
 /// Ids remembered at most; beyond it the oldest count as settled.
 const NUM_REMEMBERED_MAX: usize = 50_000;
+
+/// Ids below the newest one that a signal looks at again; what appears further below waits for the next scan.
+const SIGNAL_STRETCH: i64 = 500;
 
 /// Which change events were handed on.
 #[derive(Debug, Default)]
@@ -27,9 +31,15 @@ impl FeedPosition {
         Self { settled: newest, handed_on: BTreeSet::new(), newest_at_scan: newest }
     }
 
-    /// Where the next read begins.
-    pub fn after(&self) -> i64 {
+    /// Where the read of a scan begins.
+    pub fn after_for_scan(&self) -> i64 {
         self.settled
+    }
+
+    /// Where the read after a signal begins.
+    pub fn after_for_signal(&self) -> i64 {
+        let newest = self.handed_on.last().copied().unwrap_or(self.settled);
+        self.settled.max(newest - SIGNAL_STRETCH)
     }
 
     /// Leaves out what was handed on before.
@@ -69,12 +79,22 @@ mod tests {
     fn an_id_that_appears_after_a_higher_one_is_not_missed_and_none_comes_twice() {
         let mut position = FeedPosition::new(10);
         assert_eq!(ids(&position.take_new(events(&[11, 13]))), [11, 13]);
-        assert_eq!(position.after(), 10);
+        assert_eq!(position.after_for_scan(), 10);
         assert_eq!(ids(&position.take_new(events(&[11, 12, 13]))), [12]);
         position.scanned();
-        assert_eq!(position.after(), 10);
+        assert_eq!(position.after_for_scan(), 10);
         position.scanned();
-        assert_eq!(position.after(), 13);
+        assert_eq!(position.after_for_scan(), 13);
         assert_eq!(ids(&position.take_new(events(&[14]))), [14]);
+    }
+
+    #[test]
+    fn a_signal_reads_a_short_stretch_again_and_a_scan_all_of_it() {
+        let mut position = FeedPosition::new(0);
+        position.take_new(events(&(1..=2_000).collect::<Vec<_>>()));
+        assert_eq!((position.after_for_scan(), position.after_for_signal()), (0, 1_500));
+        position.scanned();
+        position.scanned();
+        assert_eq!((position.after_for_scan(), position.after_for_signal()), (2_000, 2_000));
     }
 }

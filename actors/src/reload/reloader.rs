@@ -18,8 +18,10 @@ use crate::supervise::Backoff;
 
 /// A full scan at least this often.
 const SCAN_INTERVAL: Duration = Duration::from_secs(60);
-/// Changes read at once.
-const NUM_CHANGES_MAX: usize = 10_000;
+/// After a read the next signal waits this long: a change takes effect within a second all the same.
+const SIGNAL_PAUSE: Duration = Duration::from_millis(100);
+/// Changes read at once; more in one read is a full reload.
+const NUM_CHANGES_MAX: usize = 50_000;
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Duration::from_secs(10) };
 /// Change events handed on.
 pub const CHANGES: &str = "sluse_reload_changes_total";
@@ -137,13 +139,15 @@ impl Reloader {
                 () = self.feed.wait_for_change() => false,
                 () = tokio::time::sleep_until(next_scan) => true,
             };
-            match self.read().await {
+            match self.read(is_scan).await {
                 Ok(()) => {
                     num_failures = 0;
                     if is_scan {
                         self.position.scanned();
                         next_scan = tokio::time::Instant::now() + SCAN_INTERVAL;
                     }
+                    // Signals of one burst become one read.
+                    tokio::time::sleep(SIGNAL_PAUSE).await;
                 }
                 Err(error) => {
                     num_failures += 1;
@@ -155,8 +159,9 @@ impl Reloader {
         }
     }
 
-    async fn read(&mut self) -> Result<(), StoreError> {
-        match self.feed.changes_since(self.position.after(), NUM_CHANGES_MAX).await? {
+    async fn read(&mut self, is_scan: bool) -> Result<(), StoreError> {
+        let after = if is_scan { self.position.after_for_scan() } else { self.position.after_for_signal() };
+        match self.feed.changes_since(after, NUM_CHANGES_MAX).await? {
             Some(events) if events.len() < NUM_CHANGES_MAX => {
                 let fresh = self.position.take_new(events);
                 if !fresh.is_empty() {
