@@ -25,15 +25,21 @@ const DISCONNECT_MAX: Duration = Duration::from_secs(1);
 
 /// Serves `inbox` until `closed`, over one connection after another.
 pub(super) async fn run(settings: Arc<Settings>, mut inbox: mpsc::Receiver<Outgoing>, closed: CancellationToken) {
+    let mut is_cautious = false;
     loop {
         let first = tokio::select! {
             () = closed.cancelled() => return,
             first = inbox.recv() => first,
         };
         let Some(first) = first else { return };
-        let mut connection = Connection::new(&settings, first);
-        let ended = connection.serve(&mut inbox, &closed).await;
-        let was_connected = connection.limits.is_some();
+        let mut connection = Connection::new(&settings, first, is_cautious);
+        let mut ended = connection.serve(&mut inbox, &closed).await;
+        let (was_connected, denied) = (connection.limits.is_some(), connection.denied.take());
+        let is_shared = !was_connected || denied.is_some();
+        is_cautious = was_connected && (denied.is_some() || connection.in_flight.len() > 0);
+        if let Some(denied) = denied {
+            ended.attempt = denied;
+        }
         connection.fail_all(&ended);
         metrics::mqtt_ended(ended.cause);
         if closed.is_cancelled() {
@@ -41,8 +47,8 @@ pub(super) async fn run(settings: Arc<Settings>, mut inbox: mpsc::Receiver<Outgo
         }
         let (place, message) = (settings.broker.place(), ended.attempt.message.as_str());
         tracing::debug!(client_id = %settings.client_id, %place, cause = ended.cause, message, "mqtt connection ended");
-        if !was_connected {
-            // They came for this very attempt to connect, and share its outcome.
+        if is_shared {
+            // They came for this very connection, to publish to the same topic: they share its outcome.
             while let Ok(outgoing) = inbox.try_recv() {
                 let _ = outgoing.reply.send(ended.attempt.clone());
             }
@@ -58,13 +64,27 @@ struct Connection<'a> {
     next: Option<Outgoing>,
     /// `None` until the broker accepted us.
     limits: Option<BrokerLimits>,
-    /// A slot of rumqttc's is lost: hand nothing over any more, and end when what is in flight is done.
+    /// A slot of rumqttc's is lost, or the broker denied us: hand nothing over any more, and end when what is in flight is done.
     is_worn_out: bool,
+    /// The broker's word that the target's configuration is wrong. Mosquitto 2.0.11 hangs up right after it, so it also stands
+    /// for whatever was in flight behind, on the same topic.
+    denied: Option<Attempt>,
+    /// The connection before this one broke under publishes: until one is acknowledged, one at a time. A broker that hangs up on
+    /// several at once (Mosquitto 2.0.11 when it denies) resets the connection, and its reason is lost with it.
+    is_cautious: bool,
 }
 
 impl<'a> Connection<'a> {
-    fn new(settings: &'a Arc<Settings>, first: Outgoing) -> Self {
-        Self { settings, in_flight: InFlight::new(), next: Some(first), limits: None, is_worn_out: false }
+    fn new(settings: &'a Arc<Settings>, first: Outgoing, is_cautious: bool) -> Self {
+        Self {
+            settings,
+            in_flight: InFlight::new(),
+            next: Some(first),
+            limits: None,
+            is_worn_out: false,
+            denied: None,
+            is_cautious,
+        }
     }
 
     async fn serve(&mut self, inbox: &mut mpsc::Receiver<Outgoing>, closed: &CancellationToken) -> Ended {
@@ -132,8 +152,12 @@ impl<'a> Connection<'a> {
 
     /// Whether another publish may be taken from the inbox.
     fn has_room(&self) -> bool {
-        let is_below = |limits: &BrokerLimits| self.in_flight.len() < limits.num_in_flight_max;
-        self.next.is_none() && !self.is_worn_out && self.limits.as_ref().is_some_and(is_below)
+        self.next.is_none() && !self.is_worn_out && self.is_below_limit()
+    }
+
+    fn is_below_limit(&self) -> bool {
+        let Some(limits) = &self.limits else { return false };
+        self.in_flight.len() < if self.is_cautious { 1 } else { limits.num_in_flight_max }
     }
 
     fn take_in(&mut self, happened: Happened) -> Result<(), Ended> {
@@ -150,12 +174,17 @@ impl<'a> Connection<'a> {
             }
             Happened::Written(packet_id) => {
                 if let Some(outgoing) = self.in_flight.write(packet_id) {
+                    self.is_cautious = false;
                     let _ = outgoing.reply.send(Attempt::delivered(None));
                 }
             }
             Happened::Collided => self.in_flight.collide(),
             Happened::Acknowledged { packet_id, attempt, is_slot_lost } => {
-                self.is_worn_out |= is_slot_lost;
+                self.is_cautious &= attempt.class != AttemptClass::Delivered;
+                if attempt.class == AttemptClass::Misconfigured {
+                    self.denied = Some(attempt.clone());
+                }
+                self.is_worn_out |= is_slot_lost || self.denied.is_some();
                 if let Some(outgoing) = self.in_flight.finish(packet_id) {
                     let _ = outgoing.reply.send(attempt);
                 }
@@ -171,7 +200,7 @@ impl<'a> Connection<'a> {
     /// Gives the publish that waits to the event loop, if the broker has room for it.
     fn hand_over(&mut self, session: &Session) {
         let Some(limits) = &self.limits else { return };
-        if self.is_worn_out || self.in_flight.len() >= limits.num_in_flight_max {
+        if self.is_worn_out || !self.is_below_limit() {
             return;
         }
         let Some(outgoing) = self.next.take() else { return };
