@@ -7,6 +7,7 @@ mod inspection;
 mod isolation;
 mod registry;
 mod tenants;
+mod walk;
 
 use fixture::{ADMIN_EMAIL, Api};
 use serde_json::json;
