@@ -51,11 +51,7 @@ pub async fn operations(api: &Api) -> Vec<Operation> {
                 let role = roles.get(0).and_then(Value::as_str).map(str::to_owned);
                 (scheme, role)
             });
-            found.push(Operation {
-                method: method.to_uppercase(),
-                path: path.clone(),
-                schemes: schemes.collect(),
-            });
+            found.push(Operation { method: method.to_uppercase(), path: path.clone(), schemes: schemes.collect() });
         }
     }
     assert!(found.len() > 90, "the document has only {} operations", found.len());
