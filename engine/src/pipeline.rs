@@ -303,6 +303,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.token_lifetime = config.http.token_lifetime;
+    http.backend_base_url = config.http.backend_base_url.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http

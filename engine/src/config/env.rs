@@ -10,7 +10,7 @@ use figment::value::{Num, Value};
 use super::meant::ConfigError;
 
 /// Names that stay, with the key that each sets.
-const NAMES: [(&str, &str); 22] = [
+const NAMES: &[(&str, &str)] = &[
     ("SLUSE_DATA_DIR", "data_dir"),
     ("SLUSE_NODE_ID", "node_id"),
     ("SLUSE_SECRET_KEY", "secret_key"),
@@ -19,6 +19,7 @@ const NAMES: [(&str, &str); 22] = [
     ("SLUSE_TRUSTED_PROXIES", "http.trusted_proxies"),
     ("FRONTEND_BASEURL", "http.frontend_base_url"),
     ("JWT_EXPIRESIN", "http.token_lifetime"),
+    ("BACKEND_BASEURL", "http.backend_base_url"),
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "log.kafka_brokers"),
     ("CHIRPSTACK_MQTT_URL", "chirpstack.mqtt_url"),

@@ -63,6 +63,7 @@ section! {
         trusted_proxies: String = String::new(),
         frontend_base_url: String = "http://localhost:8081".to_owned(),
         token_lifetime: String = "9h".to_owned(),
+        backend_base_url: String = "http://localhost:3000".to_owned(),
         num_workers: usize = 0,
     }
 }
