@@ -228,8 +228,7 @@ impl Authenticator {
 
     fn cached(&self, key: &CallerKey) -> Option<Caller> {
         let caller = self.callers.get(key)?;
-        let is_fresh =
-            caller.epoch == self.epoch.now() && caller.loaded_at.elapsed() < CALLER_TTL;
+        let is_fresh = caller.epoch == self.epoch.now() && caller.loaded_at.elapsed() < CALLER_TTL;
         is_fresh.then_some(caller)
     }
 }

@@ -329,14 +329,14 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
         jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
         trusted_proxies,
-        token_lifetime: parse_duration(&said.token_lifetime)
-            .filter(|d| TOKEN_LIFETIME.contains(d))
-            .ok_or_else(|| {
+        token_lifetime: parse_duration(&said.token_lifetime).filter(|d| TOKEN_LIFETIME.contains(d)).ok_or_else(
+            || {
                 ConfigError::invalid(
                     "http.token_lifetime (JWT_EXPIRESIN)",
                     "a duration like 9h, 30m or 1d, between ten seconds and a year",
                 )
-            })?,
+            },
+        )?,
         frontend_base_url: base_url("http.frontend_base_url (FRONTEND_BASEURL)", &said.frontend_base_url)?,
         backend_base_url: base_url("http.backend_base_url (BACKEND_BASEURL)", &said.backend_base_url)?,
         num_workers: (said.num_workers > 0).then_some(said.num_workers),
@@ -350,8 +350,7 @@ fn mail(said: &said::MailSaid) -> Result<Option<MailConfig>, ConfigError> {
     if said.from.is_empty() {
         return Err(ConfigError::invalid("mail.from (EMAIL_FROM)", "the address that mails come from"));
     }
-    let credentials =
-        (!said.user.is_empty()).then(|| (said.user.clone(), Secret::new(said.password.as_str())));
+    let credentials = (!said.user.is_empty()).then(|| (said.user.clone(), Secret::new(said.password.as_str())));
     Ok(Some(MailConfig {
         tls: match said.tls.as_str() {
             "auto" if said.port == 465 => MailTls::Implicit,
@@ -445,7 +444,10 @@ mod tests {
             (|said| said.node_id = "a b".into(), "SLUSE_NODE_ID"),
             (|said| said.http.token_lifetime = "soon".into(), "JWT_EXPIRESIN"),
             (|said| said.mail.host = "mail.example.org".into(), "EMAIL_FROM"),
-            (|said| (said.mail.host, said.mail.from, said.mail.tls) = ("h".into(), "a@b.dk".into(), "yes".into()), "mail.tls"),
+            (
+                |said| (said.mail.host, said.mail.from, said.mail.tls) = ("h".into(), "a@b.dk".into(), "yes".into()),
+                "mail.tls",
+            ),
             (|said| said.log.kafka_brokers = "k:9092".into(), "SLUSE_SECRET_KEY"),
         ];
         for (change, name) in cases {

@@ -7,8 +7,8 @@ mod meant;
 mod said;
 
 pub use meant::{
-    AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig, Durability,
-    HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
+    AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig,
+    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
 };
 pub use said::{DEFAULTS_TOML, Said};
 
