@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sluse_engine::mail::NoMailer;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
@@ -154,6 +155,8 @@ impl Api {
             decoder: Arc::new(PanickingDecoder),
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
+            mailer: Arc::new(NoMailer),
+            callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
