@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::table::HashMap;
 use async_trait::async_trait;
 use sluse_schema::device::{DecoderScript, DeviceConfig, DeviceRef, DeviceState, Route};
 use sluse_schema::id::{ApplicationId, DecoderId, DevEui, DeviceId, DeviceKey, OrganizationId, TargetId};
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::{Activation, DecodeFailure, DeviceDirectory, DeviceStore, StateBatch, StoreError};
 use sluse_schema::record::Position;
-use crate::table::HashMap;
 
 #[derive(Debug, Default)]
 struct Inner {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::table::HashMap;
 use async_trait::async_trait;
 use sluse_schema::delivery::DeadLetter;
 use sluse_schema::device::DecoderScript;
@@ -12,7 +13,6 @@ use sluse_schema::partition::{PartitionId, partition_of_target};
 use sluse_schema::port::{CursorBatch, StoreError, TargetLogEntry, TargetRequest, TargetRequestKind, TargetStore};
 use sluse_schema::record::Position;
 use sluse_schema::target::{TargetConfig, TargetCursor, TargetStatus};
-use crate::table::HashMap;
 
 #[derive(Debug, Default)]
 struct Inner {

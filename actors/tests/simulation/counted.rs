@@ -1,7 +1,7 @@
 //! The metric of uplinks by outcome, as this thread's actors count it.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use sluse_actors::partition::metrics::UPLINKS;

@@ -137,7 +137,8 @@ fn whatever_happens_nothing_is_lost_and_everything_adds_up() {
             });
         }
     });
-    let ([uplinks, deliveries, effects, duplicates, panics, settled_ms], failed) = (*wire::lock(&sums), wire::lock(&failed));
+    let ([uplinks, deliveries, effects, duplicates, panics, settled_ms], failed) =
+        (*wire::lock(&sums), wire::lock(&failed));
     println!(
         "{} seeds in {:?}: {uplinks} uplinks, {deliveries} deliveries, {effects} effects, {panics} panics, \
          {duplicates} duplicates, {} ms of calm each",

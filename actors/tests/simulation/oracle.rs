@@ -171,8 +171,7 @@ impl Oracle {
                     self.wrong(format!("I2: uplink {number} of device {} stands behind {newest}", meta.device));
                 }
             }
-            let accepted =
-                Accepted { offset: record.offset, meta, payload: record.value.to_vec(), is_repeat };
+            let accepted = Accepted { offset: record.offset, meta, payload: record.value.to_vec(), is_repeat };
             self.uplinks[partition.0 as usize].push(accepted);
         }
     }
@@ -202,8 +201,11 @@ impl Oracle {
         for written in &metas {
             lanes.entry(written.0.device).or_default().push(written);
         }
-        let passed: Vec<Accepted> =
-            self.uplinks[partition.0 as usize].iter().filter(|a| a.offset >= from && a.offset < next).cloned().collect();
+        let passed: Vec<Accepted> = self.uplinks[partition.0 as usize]
+            .iter()
+            .filter(|a| a.offset >= from && a.offset < next)
+            .cloned()
+            .collect();
         for accepted in &passed {
             let lane = lanes.entry(accepted.meta.device).or_default();
             let number = number_in(&accepted.payload);
@@ -260,13 +262,13 @@ impl Oracle {
             routing.iter().filter(|(_, decoder)| sends(decoder)).copied().collect()
         };
         let must = |routing: &Routing| -> BTreeSet<(i64, Option<i64>)> {
-            let sends = |decoder: &Option<i64>| decoder.is_none_or(|d| decoded(d, &accepted.payload) != Decoding::Nothing);
+            let sends =
+                |decoder: &Option<i64>| decoder.is_none_or(|d| decoded(d, &accepted.payload) != Decoding::Nothing);
             routing.iter().filter(|(_, decoder)| sends(decoder)).copied().collect()
         };
         let found_set: BTreeSet<_> = found.iter().copied().collect();
         let routings = self.routings.get(&device).cloned().unwrap_or_default();
-        let is_right =
-            routings.iter().any(|r| must(r).is_subset(&found_set) && found_set.is_subset(&as_decoded(r)));
+        let is_right = routings.iter().any(|r| must(r).is_subset(&found_set) && found_set.is_subset(&as_decoded(r)));
         if !is_right && !(found.is_empty() && may_be_silent) {
             self.wrong(format!("I1: {name} made deliveries {found:?}, its routes are {routings:?}"));
         }
@@ -332,7 +334,9 @@ impl Oracle {
             && taker != node
         {
             let what = ["device states", "cursors"][what];
-            self.wrong(format!("I8: node {node} wrote {what} of partition {partition}, which node {taker} owns and took"));
+            self.wrong(format!(
+                "I8: node {node} wrote {what} of partition {partition}, which node {taker} owns and took"
+            ));
         }
     }
 
@@ -485,8 +489,7 @@ impl Oracle {
             receiver.last_of_device.insert(meta.device, last);
             // Decoded by a replay or a rewind: it stood as undecoded in the log.
             let was_undecoded = self.owed.get(&meta.target).into_iter().flatten();
-            let was_undecoded =
-                was_undecoded.clone().any(|o| o.key == *key && o.kind == DeliveryKind::Undecoded);
+            let was_undecoded = was_undecoded.clone().any(|o| o.key == *key && o.kind == DeliveryKind::Undecoded);
             if !was_undecoded {
                 self.wrong(format!(
                     "I2: target {} got {offset} of device {} for the first time after {last}",

@@ -60,20 +60,52 @@ pub enum Mood {
 /// Something that is done to the world at a time.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
-    Crash { node: usize },
-    Freeze { node: usize, for_ms: u64, is_taken_away: bool },
+    Crash {
+        node: usize,
+    },
+    Freeze {
+        node: usize,
+        for_ms: u64,
+        is_taken_away: bool,
+    },
     /// SIGTERM and a new start.
-    Restart { node: usize },
-    Move { partition: u32 },
-    StoreAway { for_ms: u64 },
-    LogAway { for_ms: u64 },
-    Receiver { target: i64, mood: Mood, for_ms: u64 },
-    Rewind { target: i64, to: f64 },
-    Replay { target: i64 },
-    DeleteTarget { target: i64 },
-    EditTarget { target: i64 },
-    ChangeRoutes { device: i64 },
-    DeleteDevice { device: i64, is_told: bool },
+    Restart {
+        node: usize,
+    },
+    Move {
+        partition: u32,
+    },
+    StoreAway {
+        for_ms: u64,
+    },
+    LogAway {
+        for_ms: u64,
+    },
+    Receiver {
+        target: i64,
+        mood: Mood,
+        for_ms: u64,
+    },
+    Rewind {
+        target: i64,
+        to: f64,
+    },
+    Replay {
+        target: i64,
+    },
+    DeleteTarget {
+        target: i64,
+    },
+    EditTarget {
+        target: i64,
+    },
+    ChangeRoutes {
+        device: i64,
+    },
+    DeleteDevice {
+        device: i64,
+        is_told: bool,
+    },
     /// Trims what retention allows.
     Trim,
 }
@@ -224,9 +256,12 @@ impl Plan {
                 4 => Action::StoreAway { for_ms },
                 5 => Action::LogAway { for_ms },
                 6..=8 => {
-                    let moods =
-                        [Mood::Slow, Mood::Flaky, Mood::Broken, Mood::Busy, Mood::Hanging, Mood::Unauthorized];
-                    Action::Receiver { target, mood: one_of(rng, &moods), for_ms: one_of(rng, &[2_000, 20_000, 120_000]) }
+                    let moods = [Mood::Slow, Mood::Flaky, Mood::Broken, Mood::Busy, Mood::Hanging, Mood::Unauthorized];
+                    Action::Receiver {
+                        target,
+                        mood: one_of(rng, &moods),
+                        for_ms: one_of(rng, &[2_000, 20_000, 120_000]),
+                    }
                 }
                 9 => Action::Rewind { target, to: rng.random_range(0.0..1.0) },
                 10 => Action::Replay { target },
@@ -271,5 +306,4 @@ impl Plan {
         };
         self.p_crash > 0.0 || self.p_freeze > 0.0 || self.actions.iter().any(|(_, action)| loses(action))
     }
-
 }

@@ -342,7 +342,8 @@ impl TargetStore for SimStore {
             for target in all_targets(sim.plan.num_targets) {
                 if sluse_schema::partition::partition_of_target(target, sim.plan.num_partitions) == batch.partition {
                     let row = sim.targets.cursor(target);
-                    let position = row.as_ref().and_then(|r| r.position.as_ref()).map_or(batch.position.offset, |p| p.offset);
+                    let position =
+                        row.as_ref().and_then(|r| r.position.as_ref()).map_or(batch.position.offset, |p| p.offset);
                     oracle.check_cursor(target, row.as_ref(), position);
                 }
             }
@@ -471,9 +472,7 @@ impl SimSender {
                 let retry_after_ms = Some(sim.draw(|rng| rng.random_range(100..5_000)));
                 failing(Attempt { retry_after_ms, ..status(429) })
             }
-            Mood::Hanging => {
-                Handling { lands: sim.chance(0.5), travel_ms, answer_ms: 30_000, attempt: lost() }
-            }
+            Mood::Hanging => Handling { lands: sim.chance(0.5), travel_ms, answer_ms: 30_000, attempt: lost() },
             Mood::Flaky => match sim.draw(|rng| rng.random_range(0..10)) {
                 0..2 => failing(status(503)),
                 2 => failing(status(403)),

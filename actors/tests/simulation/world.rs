@@ -82,7 +82,8 @@ impl Node {
             let directory = Arc::new(Directory::new(1_000));
             loop {
                 let (strangers, config) = (UnknownLister::default(), GateConfig::default());
-                let gate = Gate::open(Arc::clone(&log), Arc::clone(&store) as _, Arc::clone(&directory), strangers, config);
+                let gate =
+                    Gate::open(Arc::clone(&log), Arc::clone(&store) as _, Arc::clone(&directory), strangers, config);
                 if let Ok(gate) = gate.await {
                     *opened.borrow_mut() = Some(Rc::new(gate));
                     return;
@@ -132,13 +133,27 @@ async fn follow_assignments(
 enum Due {
     Action(Action),
     Assign(u32),
-    Wake { slot: usize, id: u64 },
-    TakeAway { slot: usize, id: u64 },
-    ForceMove { partition: u32, from: u64 },
-    Start { slot: usize },
+    Wake {
+        slot: usize,
+        id: u64,
+    },
+    TakeAway {
+        slot: usize,
+        id: u64,
+    },
+    ForceMove {
+        partition: u32,
+        from: u64,
+    },
+    Start {
+        slot: usize,
+    },
     StoreBack,
     LogBack,
-    ReceiverWell { target: i64, until_ms: u64 },
+    ReceiverWell {
+        target: i64,
+        until_ms: u64,
+    },
     /// The reloader's scan, for whoever missed a change.
     Scan,
 }
