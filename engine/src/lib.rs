@@ -5,6 +5,7 @@ pub mod config;
 pub mod data_dir;
 pub mod decoder;
 pub mod engine;
+pub mod kafka_log;
 pub mod log;
 pub mod metrics;
 pub mod pipeline;
