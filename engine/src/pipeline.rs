@@ -28,10 +28,13 @@ use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::identity::Identities;
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
+use crate::sigfox::SigfoxClient;
 use crate::source::{ChirpstackConfig, ChirpstackSource};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
@@ -62,6 +65,8 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("SLUSE_SIGFOX_API_URL: {0}")]
+    Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -112,7 +117,7 @@ pub async fn build(
     let target_ports = TargetPorts {
         log: Arc::clone(&log) as Arc<dyn Log>,
         store: Arc::clone(store) as _,
-        senders,
+        senders: Arc::clone(&senders) as _,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -175,6 +180,9 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            identities: Arc::new(Identities::new(store)),
+            sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
+            probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log) as _,
@@ -288,6 +296,8 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     let mut http = HttpConfig::new(config.http.listen, keys.jwt_secret.clone());
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
+    http.backend_base_url = config.http.backend_base_url.clone();
+    http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http

@@ -70,6 +70,10 @@ pub struct Config {
     pub database: DatabaseConfig,
     pub log: LogConfig,
     pub chirpstack: ChirpstackConfig,
+    /// Where Sigfox's REST API is.
+    pub sigfox_api_url: String,
+    /// The host of our own MQTT broker, as devices are told.
+    pub mqtt_broker_hostname: String,
     pub device: DeviceConfig,
     pub decoder: DecoderConfig,
     pub target: TargetConfig,
@@ -87,6 +91,8 @@ pub struct HttpConfig {
     pub jwt_secret: Option<Secret>,
     pub trusted_proxies: Vec<IpNet>,
     pub frontend_base_url: String,
+    /// Where this API is for the outside world, without a slash at the end.
+    pub backend_base_url: String,
     /// `None`: one per core.
     pub num_workers: Option<usize>,
 }
@@ -228,6 +234,8 @@ impl Config {
                 ca_certificates: path(&said.chirpstack.ca_certificates),
                 receive_maximum: at_least("chirpstack.receive_maximum", said.chirpstack.receive_maximum, 1)?,
             },
+            sigfox_api_url: said.sigfox.api_url,
+            mqtt_broker_hostname: said.mqtt_broker.hostname,
             device: DeviceConfig {
                 window_length: at_least("device.window_length", said.device.window_length, 1)?,
                 window_age: (said.device.window_seconds > 0).then(|| Duration::from_secs(said.device.window_seconds)),
@@ -281,6 +289,7 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
         trusted_proxies,
         frontend_base_url: said.frontend_base_url.trim_end_matches('/').to_owned(),
+        backend_base_url: said.backend_base_url.trim_end_matches('/').to_owned(),
         num_workers: (said.num_workers > 0).then_some(said.num_workers),
     })
 }

@@ -44,6 +44,8 @@ section! {
         database: DatabaseSaid = DatabaseSaid::default(),
         log: LogSaid = LogSaid::default(),
         chirpstack: ChirpstackSaid = ChirpstackSaid::default(),
+        sigfox: SigfoxSaid = SigfoxSaid::default(),
+        mqtt_broker: MqttBrokerSaid = MqttBrokerSaid::default(),
         device: DeviceSaid = DeviceSaid::default(),
         decoder: DecoderSaid = DecoderSaid::default(),
         target: TargetSaid = TargetSaid::default(),
@@ -60,6 +62,7 @@ section! {
         jwt_secret: String = String::new(),
         trusted_proxies: String = String::new(),
         frontend_base_url: String = "http://localhost:8081".to_owned(),
+        backend_base_url: String = "https://localhost:3000".to_owned(),
         num_workers: usize = 0,
     }
 }
@@ -87,6 +90,18 @@ section! {
         mqtt_url: String = String::new(),
         ca_certificates: String = String::new(),
         receive_maximum: u16 = 4096,
+    }
+}
+section! {
+    /// `[sigfox]`
+    SigfoxSaid {
+        api_url: String = "https://api.sigfox.com/v2".to_owned(),
+    }
+}
+section! {
+    /// `[mqtt_broker]`
+    MqttBrokerSaid {
+        hostname: String = "localhost".to_owned(),
     }
 }
 section! {

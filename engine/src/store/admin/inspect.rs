@@ -325,6 +325,23 @@ impl InspectStore for PgAdminStore {
         Ok(Listed { rows: senders, num_all })
     }
 
+    async fn record_reveal(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        entity: ChangedEntity,
+        ids: &[i64],
+    ) -> Result<(), AdminError> {
+        let mut client = self.client().await?;
+        let mut write = Write::begin(&mut client, permit, by).await?;
+        match ids {
+            [] => return Ok(()),
+            [id] => write.note(ChangeAction::Reveal, entity, Some(*id), None).await?,
+            many => write.note(ChangeAction::Reveal, entity, None, Some(json!({"ids": many}))).await?,
+        }
+        write.commit().await
+    }
+
     async fn applications_by_id(&self, ids: &[ApplicationId]) -> Result<Vec<ApplicationRow>, AdminError> {
         let ids: Vec<i64> = ids.iter().map(|id| id.0).collect();
         super::related::applications_by_id(&self.client().await?, &ids).await

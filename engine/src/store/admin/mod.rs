@@ -17,7 +17,10 @@ mod decoder;
 mod device;
 mod inspect;
 mod related;
+mod search;
 mod secrets;
+mod share;
+mod sigfox;
 mod target;
 
 use std::sync::Arc;
