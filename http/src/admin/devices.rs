@@ -113,8 +113,8 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
     let input = device_input::read(&mut form, None);
     form.finish()?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-    let row = create_one(&caller, state.admin(), input).await?;
-    Ok(uncached(created(shown(state.admin(), &row, true).await?)))
+    let row = create_one(&caller, &state, input).await?;
+    Ok(uncached(created(shown(state.admin(), &row).await?)))
 }
 
 /// Creates one device that was read without errors.

@@ -47,10 +47,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
     target_state::routes(cfg);
     dead_letters::routes(cfg);
     connections::routes(cfg);
-    search::routes(cfg);
-    sigfox::routes(cfg);
-    open_data::routes(cfg);
-    target_test::routes(cfg);
+    search::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
+    sigfox::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
+    open_data::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
+    target_test::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
     decoder_errors::routes(cfg);
     live_tail::routes(cfg);
     unknown_devices::routes(cfg);

@@ -52,7 +52,7 @@ const KEPT_OVERHEAD_BYTES: u64 = 256;
 
 /// Routes of this resource.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(catalogue).service(data).service(is_registered).service(set_registered);
+    cfg.service(catalogue).service(data).service(registration).service(set_registration);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -254,7 +254,7 @@ fn as_json(payload: Bytes) -> Bytes {
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/data-target/getOpenDataDkRegistered/{id}")]
-async fn is_registered(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+async fn registration(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let id = OrganizationId(id.0);
     caller.read(Resource::Organization(id)).map_err(|_| ApiError::unknown_id())?;
     let found = state.admin().organizations_by_id(&[id]).await?;
@@ -271,7 +271,7 @@ async fn is_registered(caller: Caller<Reader>, state: State, id: PathId) -> ApiR
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[put("/data-target/updateOpenDataDkRegistered/{id}")]
-async fn set_registered(caller: Caller<Reader>, state: State, id: PathId, JsonBody(body): JsonBody) -> ApiResult {
+async fn set_registration(caller: Caller<Reader>, state: State, id: PathId, JsonBody(body): JsonBody) -> ApiResult {
     let id = OrganizationId(id.0);
     let permit = caller.write(Resource::Organization(id))?;
     let mut form = Form::of(&body);
