@@ -1,4 +1,5 @@
-//! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here.
+//! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here
+//! (`crate::openapi` says how a route is written).
 
 mod access;
 mod applications;
@@ -30,10 +31,10 @@ mod unknown_devices;
 mod users;
 pub mod view;
 
-use actix_web::web;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Every administrative route below the API's prefix.
-pub fn routes(cfg: &mut web::ServiceConfig) {
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
     auth::routes(cfg);
     organizations::routes(cfg);
     permissions::routes(cfg);
@@ -47,10 +48,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
     target_state::routes(cfg);
     dead_letters::routes(cfg);
     connections::routes(cfg);
-    search::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
-    sigfox::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
-    open_data::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
-    target_test::routes(&mut utoipa_actix_web::service_config::ServiceConfig::new(cfg));
+    search::routes(cfg);
+    sigfox::routes(cfg);
+    open_data::routes(cfg);
+    target_test::routes(cfg);
     decoder_errors::routes(cfg);
     live_tail::routes(cfg);
     unknown_devices::routes(cfg);

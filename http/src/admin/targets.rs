@@ -6,12 +6,14 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::target::{TargetRow, TargetType};
 use sluse_schema::port::admin::{AdminError, AdminStore};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred};
 use super::mask::Secrets;
@@ -20,7 +22,11 @@ use crate::authz::{ApplicationAdmin, Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    targets::{DataTarget, DataTargetDraft, TargetLogEntry},
+};
+use crate::page::{PageQuery, Query};
 
 type State = web::Data<AppState>;
 
@@ -28,13 +34,13 @@ type State = web::Data<AppState>;
 const NUM_LOG_LINES_MAX: i64 = 250;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/data-target", web::get().to(list))
-        .route("/data-target", web::post().to(create))
-        .route("/data-target/{id}", web::get().to(read))
-        .route("/data-target/{id}", web::put().to(update))
-        .route("/data-target/{id}", web::delete().to(delete))
-        .route("/datatarget-log/{id}", web::get().to(log));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list)
+        .service(create)
+        .service(read)
+        .service(update)
+        .service(delete)
+        .service(log);
 }
 
 /// `DataTarget`: what its type has.
@@ -119,6 +125,14 @@ pub async fn readable(caller: &Caller<Reader>, admin: &dyn AdminStore, id: PathI
     Ok(row)
 }
 
+/// Data targets.
+#[utoipa::path(
+    tag = "data-target",
+    params(PageQuery, ("applicationId" = Option<String>, Query)),
+    responses((status = 200, body = Listed<DataTarget>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let admin = state.admin();
     let application = query.int("applicationId")?.map(ApplicationId);
@@ -145,6 +159,14 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(listed(rows, found.num_all))
 }
 
+/// One data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = readable(&caller, state.admin(), id).await?;
     let has_secrets = [&row.fields.authorization_header, &row.fields.mqtt_password].into_iter().any(Option::is_some);
@@ -162,6 +184,14 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     Ok(ok(shown))
 }
 
+/// Creates a data target.
+#[utoipa::path(
+    tag = "data-target",
+    request_body = DataTargetDraft,
+    responses((status = 201, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target")]
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let fields = target_input::read(&body.0, None)?;
@@ -176,6 +206,15 @@ async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<
     access::application(admin, id).await?.ok_or_else(unknown)
 }
 
+/// Changes a data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    request_body = DataTargetDraft,
+    responses((status = 200, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/data-target/{id}")]
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = admin.target(TargetId(id.0)).await?;
@@ -186,6 +225,14 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     Ok(uncached(ok(detail(admin, &row, Secrets::Clear).await?)))
 }
 
+/// Deletes a data target; what was pending is counted as discarded.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/data-target/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = match admin.target(TargetId(id.0)).await {
@@ -197,6 +244,13 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
 }
 
 /// The newest lines first: every error, and the first success after one.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Vec<TargetLogEntry>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/datatarget-log/{id}")]
 async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = readable(&caller, admin, id).await?;
