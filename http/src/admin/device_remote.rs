@@ -11,7 +11,7 @@ use super::device_shape::{MQTT_KEY, MQTT_PASSWORD, MQTT_PASSWORD_HASH, SIGFOX_PA
 use super::devices::device_error;
 use super::sigfox::of_sigfox;
 use crate::context::AppState;
-use crate::error::{ApiError, ApiResult, code};
+use crate::error::{ApiResult, code};
 
 /// The body that Sigfox is to call us with.
 const CALLBACK_BODY: &str = "{\n  \"time\": {time},\n  \"deviceTypeId\": \"{deviceTypeId}\",\n  \"deviceId\": \"{device}\",\n  \"data\": \"{data}\",\n  \
@@ -167,28 +167,5 @@ fn callback(state: &AppState) -> SigfoxCallback {
         url: format!("{base_url}/api/v1/sigfox-callback/data/bidir?apiKey={{deviceTypeId}}"),
         base_url,
         body_template: CALLBACK_BODY.to_owned(),
-    }
-}
-
-/// What a Sigfox device is sent the next time it asks: exactly 8 bytes in hex.
-pub fn sigfox_downlink(data: &Value) -> ApiResult<String> {
-    let data = data.as_str().unwrap_or_default();
-    if data.len() != 16 || !data.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(ApiError::bad_request(code::DOWNLINK_LENGTH_WRONG_FOR_SIGFOX));
-    }
-    Ok(data.to_ascii_lowercase())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_downlink_for_sigfox_is_eight_bytes() {
-        assert_eq!(sigfox_downlink(&json!("00112233445566AA")).unwrap(), "00112233445566aa");
-        for wrong in [json!("00"), json!("0011223344556677 "), json!("00112233445566zz"), json!(null), json!(7)] {
-            let error = sigfox_downlink(&wrong).unwrap_err();
-            assert_eq!(error.body()["message"], code::DOWNLINK_LENGTH_WRONG_FOR_SIGFOX, "{wrong}");
-        }
     }
 }

@@ -18,7 +18,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
 use super::mask::Secrets;
-use super::{device_batch, device_csv, device_remote, device_shape, view};
+use super::{device_batch, device_csv, device_remote, device_shape, sigfox_downlink, view};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -369,7 +369,11 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan | DeviceType::Sigfox => Ok(ok(json!([]))),
+        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Sigfox => {
+            let stored = state.admin().device_state(row.id).await?;
+            Ok(ok(sigfox_downlink::daily_signal(stored.as_ref().map_or(&[][..], |s| &s.transmissions))))
+        }
         _ => Ok(HttpResponse::Ok().finish()),
     }
 }
@@ -403,7 +407,7 @@ async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> Api
     caller.read(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => Ok(ok(json!([]))),
-        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
 }
@@ -417,7 +421,11 @@ async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> Api
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/iot-device/{id}/downlink")]
-async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    if row.fields.kind == DeviceType::Sigfox {
+        return sigfox_downlink::set(&caller, &state, row, &body.0).await;
+    }
     refuse_downlink(&caller, &state, id).await
 }
 

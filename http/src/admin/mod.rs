@@ -22,6 +22,7 @@ mod organizations;
 mod permissions;
 mod search;
 mod sigfox;
+mod sigfox_downlink;
 mod target_input;
 mod target_state;
 mod target_test;

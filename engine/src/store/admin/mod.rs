@@ -2,6 +2,7 @@
 
 mod account;
 mod application;
+mod application_list;
 mod application_write;
 pub mod bootstrap;
 pub mod change;
