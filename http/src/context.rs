@@ -9,7 +9,9 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{Decoder, DeviceIdentities, Intake, LiveTail, Readiness, SigfoxApi, TargetProbe};
+use sluse_schema::port::{
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SigfoxApi, TargetProbe,
+};
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::open_data::Shares;
@@ -31,6 +33,9 @@ pub struct Ports {
     pub identities: Arc<dyn DeviceIdentities>,
     pub sigfox: Arc<dyn SigfoxApi>,
     pub probe: Arc<dyn TargetProbe>,
+    pub mailer: Arc<dyn Mailer>,
+    /// Raised when a change was heard of after which callers have to be looked up again.
+    pub callers: Arc<CallersEpoch>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -60,7 +65,7 @@ impl AppState {
     /// The state of a server that takes things in.
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
-            authenticator: Authenticator::new(&config),
+            authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),

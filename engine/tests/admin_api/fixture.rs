@@ -13,6 +13,7 @@ use sluse_engine::identity::Identities;
 use sluse_engine::probe::Probes;
 use sluse_engine::send::{EgressPolicy, Senders};
 use sluse_engine::sigfox::SigfoxClient;
+use sluse_engine::mail::NoMailer;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
@@ -163,6 +164,8 @@ impl Api {
             // Nobody listens there: what needs Sigfox is tested against the program itself.
             sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
             probe: Arc::new(Probes::new(&store, &senders)),
+            mailer: Arc::new(NoMailer),
+            callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::{HttpRequest, HttpResponse, get, put, web};
+use actix_web::{HttpRequest, HttpResponse, get, post, put, web};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use quick_cache::Weighter;
@@ -23,6 +23,7 @@ use sluse_schema::id::{DecoderId, OrganizationId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::AdminError;
 use sluse_schema::port::admin::share::{SharedDataset, SharedReading};
+use sluse_schema::port::mail::{Mail, MailBody};
 use sluse_schema::port::{DecodeJob, Decoded, Decoder};
 use tokio::sync::Semaphore;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -30,12 +31,14 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use super::view;
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
-use crate::error::{ApiError, ApiResult};
-use crate::json::{JsonBody, PathId, parse_id, text};
-use crate::validate::Form;
+use crate::error::{ApiError, ApiResult, code};
+use crate::json::{JsonBody, PathId, parse_id, text as text_answer};
+use crate::validate::{Form, Rule};
 
 type State = web::Data<AppState>;
 
+/// Who harvests.
+const OPEN_DATA_DK: &str = "info@opendata.dk";
 const NUM_DATASETS_MAX: i64 = 1000;
 const NUM_DEVICES_MAX: i64 = 1000;
 const NUM_READING_BYTES_MAX: usize = 32 << 20;
@@ -52,7 +55,7 @@ const KEPT_OVERHEAD_BYTES: u64 = 256;
 
 /// Routes of this resource.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(catalogue).service(data).service(registration).service(set_registration);
+    cfg.service(catalogue).service(data).service(registration).service(set_registration).service(send_mail);
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -259,7 +262,7 @@ async fn registration(caller: Caller<Reader>, state: State, id: PathId) -> ApiRe
     caller.read(Resource::Organization(id)).map_err(|_| ApiError::unknown_id())?;
     let found = state.admin().organizations_by_id(&[id]).await?;
     let organization = found.first().ok_or_else(ApiError::unknown_id)?;
-    Ok(text(StatusCode::OK, organization.is_open_data_dk_registered.to_string()))
+    Ok(text_answer(StatusCode::OK, organization.is_open_data_dk_registered.to_string()))
 }
 
 /// Notes that an organisation told Open Data DK what it shares; `{"registered": false}` takes it back.
@@ -278,7 +281,49 @@ async fn set_registration(caller: Caller<Reader>, state: State, id: PathId, Json
     let is_registered = form.boolean_opt("registered").unwrap_or(true);
     form.finish()?;
     state.admin().set_open_data_dk_registered(&permit, &caller.changed_by, id, is_registered).await?;
-    Ok(text(StatusCode::OK, "true"))
+    Ok(text_answer(StatusCode::OK, "true"))
+}
+
+/// Tells Open Data DK by mail where an organisation's catalogue is, and notes that it was told.
+#[utoipa::path(
+    tag = "data-target",
+    request_body = Object,
+    responses((status = 201)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target/sendOpenDataDkMail")]
+async fn send_mail(caller: Caller<Reader>, state: State, JsonBody(body): JsonBody) -> ApiResult {
+    let mut form = Form::of(&body);
+    let organization = OrganizationId(form.id("organizationId", None));
+    let alias = form.text("organizationOddkAlias", &[Rule::Min(1), Rule::Max(256)]);
+    let comment = form.text_opt("comment", &[Rule::Max(4096)]).filter(|comment| !comment.trim().is_empty());
+    const TEXT: &str = "sharingUrl must be a URL address";
+    let url = form.text("sharingUrl", &[Rule::Max(1024), Rule::Custom("isUrl", TEXT, is_web_address)]);
+    form.finish()?;
+    let permit = caller.write(Resource::Organization(organization))?;
+    if state.admin().organizations_by_id(&[organization]).await?.is_empty() {
+        return Err(ApiError::unknown_id());
+    }
+    let mut text = MailBody::new()
+        .paragraph("Hej Open Data DK")
+        .paragraph("Vores organisation deler nu data fra OS2iot, som I gerne må høste.")
+        .link("Her er vores katalog", url)
+        .row("Organisation på opendata.dk", alias);
+    if let Some(comment) = comment {
+        text = text.row("Kommentar", comment);
+    }
+    let text = text.paragraph(format!("Med venlig hilsen\n{}", caller.principal.name));
+    let mail = Mail::new(vec![OPEN_DATA_DK.to_owned()], "Ny integration til OS2iot", text);
+    state.ports.mailer.send(&mail).await.map_err(|error| {
+        tracing::warn!(%error, "Open Data DK was not told");
+        ApiError::bad_request(code::SEND_MAIL_ERROR)
+    })?;
+    state.admin().set_open_data_dk_registered(&permit, &caller.changed_by, organization, true).await?;
+    Ok(text_answer(StatusCode::CREATED, "true"))
+}
+
+fn is_web_address(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.host_str().is_some())
 }
 
 #[cfg(test)]

@@ -18,8 +18,9 @@ use super::{PgAdminStore, application_write, device_lists, pg, row};
 const NUM_DEVICES_OF_DETAIL_MAX: i64 = 10_000;
 /// Whether something is wrong with `application a`: no target, or a device that has been silent for a day.
 pub(super) const IS_ALERT: &str = "(NOT EXISTS (SELECT 1 FROM data_target t WHERE t.application_id = a.id) \
-     OR EXISTS (SELECT 1 FROM iot_device d JOIN device_state s ON s.device_id = d.id \
-                WHERE d.application_id = a.id AND s.latest_received_at < now() - interval '24 hours'))";
+     OR EXISTS (SELECT 1 FROM device_state s WHERE s.application_id = a.id \
+                AND s.latest_slot <= floor(extract(epoch FROM now() - interval '24 hours') / 21600)::integer \
+                AND s.latest_received_at < now() - interval '24 hours'))";
 
 /// The filter of an [`ApplicationQuery`] over `application a`, with parameters `$1` to `$5`.
 pub(super) const FILTER: &str = "($1::bigint IS NULL OR a.organization_id = $1) \
