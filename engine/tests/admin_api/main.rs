@@ -6,6 +6,7 @@ mod ingest;
 mod inspection;
 mod isolation;
 mod registry;
+mod silence;
 mod tenants;
 
 use fixture::{ADMIN_EMAIL, Api};

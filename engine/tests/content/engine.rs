@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::server::Server;
 use crate::sigfox_server;
+use crate::smtp::Smtp;
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
@@ -22,6 +23,7 @@ pub struct Engine {
     child: Child,
     base: String,
     pub sigfox: Server,
+    pub smtp: Smtp,
     pub admin: String,
     client: reqwest::Client,
     _dir: tempfile::TempDir,
@@ -57,9 +59,10 @@ async fn start() -> Engine {
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let sigfox = sigfox_server::start();
+    let smtp = Smtp::start();
     let log = File::create(dir.path().join("log")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluse"));
-    for name in ["DATABASE_URL", "KAFKA_BROKERS", "REDIS_URL", "CHIRPSTACK_MQTT_URL", "SLUSE_CONFIG", "EMAIL_HOST"] {
+    for name in ["DATABASE_URL", "KAFKA_BROKERS", "REDIS_URL", "CHIRPSTACK_MQTT_URL", "SLUSE_CONFIG", "EMAIL_USER"] {
         command.env_remove(name);
     }
     let child = command
@@ -70,6 +73,10 @@ async fn start() -> Engine {
         .env("SLUSE_ADMIN_PASSWORD", ADMIN_PASSWORD)
         .env("SLUSE_ALLOW_PRIVATE_TARGETS", "127.0.0.0/8")
         .env("SLUSE_SIGFOX_API_URL", format!("{}/v2", sigfox.url()))
+        .env("EMAIL_HOST", "127.0.0.1")
+        .env("EMAIL_PORT", smtp.port.to_string())
+        .env("EMAIL_FROM", "Sluse <sluse@example.org>")
+        .env("SLUSE__MAIL__TLS", "none")
         .env("BACKEND_BASEURL", "https://iot.example.org")
         .env("MQTT_BROKER_HOSTNAME", "mqtt.example.org")
         .current_dir(dir.path())
@@ -81,6 +88,7 @@ async fn start() -> Engine {
         child,
         base: format!("http://127.0.0.1:{port}"),
         sigfox,
+        smtp,
         admin: String::new(),
         // A kept connection would end with the runtime of the test that opened it.
         client: reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap(),

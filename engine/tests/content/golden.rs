@@ -65,6 +65,7 @@ fn kind_of(text: &str) -> Option<&'static str> {
         ("PBKDF2$sha512$1000$", "<hash>"),
         ("devices/", "<topic>"),
         ("https://iot.example.org/api/v1/open-data-dk-sharing/", "<share>"),
+        ("http://127.0.0.1:", "<receiver>"),
     ]
     .into_iter()
     .find_map(|(start, kind)| text.starts_with(start).then_some(kind))

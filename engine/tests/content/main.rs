@@ -15,4 +15,5 @@ mod server;
 mod shapes;
 mod sigfox;
 mod sigfox_server;
+mod smtp;
 mod trials;

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{CONNECTIONS, Engine, Tenant, decoder, engine, http_device, id};
 use crate::golden::Golden;
+use crate::smtp::REFUSED;
 
 async fn dataset(engine: &Engine, tenant: &Tenant) -> i64 {
     let body = json!({"name": "Open", "type": "OPENDATADK", "applicationId": tenant.application, "openDataDkDataset": {
@@ -83,4 +84,30 @@ async fn the_flag_of_registration_is_set_by_who_administers_the_organisation() {
     assert_eq!(engine.put(&reader, &set, json!({})).await.0, 403);
     assert_eq!(engine.put(&tenant.token, &set, json!({})).await, (200, json!(true)));
     assert_eq!(engine.got(&reader, &get).await, json!(true));
+}
+
+#[tokio::test]
+async fn open_data_dk_is_told_by_mail_and_an_organisation_whose_mail_did_not_leave_is_not_registered() {
+    let engine = engine().await;
+    let tenant = engine.tenant("Open data D", &["OrganizationApplicationAdmin"]).await;
+    let reader = engine.member(tenant.organization, tenant.application, "Open data D reader", &["Read"]).await;
+    let mail = |alias: &str, url: &str| {
+        json!({"organizationId": tenant.organization, "organizationOddkAlias": alias, "comment": "<b>hi</b>", "sharingUrl": url})
+    };
+    let (path, url) = ("/data-target/sendOpenDataDkMail", "https://iot.example.org/shared");
+    let get = format!("/data-target/getOpenDataDkRegistered/{}", tenant.organization);
+    assert_eq!(engine.post(&reader, path, mail("city", url)).await.0, 403);
+    let (status, answer) = engine.post(&tenant.token, path, mail("city", "javascript:alert(1)")).await;
+    assert_eq!((status, &answer["message"][0]["property"]), (400, &json!("sharingUrl")));
+    let (status, answer) = engine.post(&tenant.token, path, mail(REFUSED, url)).await;
+    assert_eq!((status, &answer["message"]), (400, &json!("MESSAGE.SEND-MAIL-ERROR")));
+    assert_eq!(engine.got(&tenant.token, &get).await, json!(false));
+
+    assert_eq!(engine.post(&tenant.token, path, mail("the-city", url)).await, (201, json!(true)));
+    assert_eq!(engine.got(&tenant.token, &get).await, json!(true));
+    let mails = engine.smtp.mails.lock().unwrap().clone();
+    let mail = mails.iter().find(|mail| mail.contains("the-city")).unwrap_or_else(|| panic!("{mails:?}"));
+    assert!(mail.contains("info@opendata.dk") && mail.contains(url), "{mail}");
+    // 31: what a user typed is text, not markup.
+    assert!(mail.contains("&lt;b&gt;hi&lt;/b&gt;"), "{mail}");
 }

@@ -2,7 +2,7 @@
 //!
 //! Names go through trigram indexes, identifiers through the indexes that devices are looked up by. Each kind contributes no more
 //! rows than the page reaches, and is counted up to a bound, so that a text that a million names hold costs no more than one that
-//! ten thousand hold.
+//! some thousand hold.
 
 use async_trait::async_trait;
 use sluse_schema::id::{ApplicationId, DeviceKey, OrganizationId};

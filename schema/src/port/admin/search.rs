@@ -11,7 +11,7 @@ use crate::id::{ApplicationId, OrganizationId};
 use crate::permission::Visible;
 
 /// Hits of one kind beyond these are not counted.
-pub const NUM_COUNTED_MAX: i64 = 10_000;
+pub const NUM_COUNTED_MAX: i64 = 1_000;
 
 /// What is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
