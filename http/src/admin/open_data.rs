@@ -116,7 +116,7 @@ fn answer(body: Bytes, kept_for: Duration) -> HttpResponse {
 }
 
 /// The catalogue of what an organisation shares (DCAT).
-#[utoipa::path(tag = "open-data-dk", params(("id" = i64, Path)), responses((status = 200)))]
+#[utoipa::path(tag = "open-data-dk", params(("id" = i64, Path)), responses((status = 200, body = Value)))]
 #[get("/open-data-dk-sharing/{id}")]
 async fn catalogue(id: PathId, state: State) -> ApiResult {
     let build = async {
@@ -177,7 +177,7 @@ fn dcat(shared: &SharedDataset, organization: &str, base_url: &str) -> Value {
 #[utoipa::path(
     tag = "open-data-dk",
     params(("id" = i64, Path), ("share" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
 )]
 #[get("/open-data-dk-sharing/{id}/data/{share}")]
 async fn data(id: PathId, request: HttpRequest, state: State) -> ApiResult {
@@ -253,7 +253,7 @@ fn as_json(payload: Bytes) -> Bytes {
 #[utoipa::path(
     tag = "data-target",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, body = bool, content_type = "text/html")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/data-target/getOpenDataDkRegistered/{id}")]
@@ -270,7 +270,7 @@ async fn registration(caller: Caller<Reader>, state: State, id: PathId) -> ApiRe
     tag = "data-target",
     params(("id" = i64, Path)),
     request_body = Object,
-    responses((status = 200)),
+    responses((status = 200, body = bool, content_type = "text/html")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[put("/data-target/updateOpenDataDkRegistered/{id}")]
@@ -288,7 +288,7 @@ async fn set_registration(caller: Caller<Reader>, state: State, id: PathId, Json
 #[utoipa::path(
     tag = "data-target",
     request_body = Object,
-    responses((status = 201)),
+    responses((status = 201, body = bool, content_type = "text/html")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/data-target/sendOpenDataDkMail")]

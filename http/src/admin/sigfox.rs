@@ -98,7 +98,7 @@ async fn shown(state: &AppState, group: &SigfoxGroupRow) -> Value {
 #[utoipa::path(
     tag = "sigfox",
     params(("organizationId" = i64, Query)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-group")]
@@ -119,7 +119,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-group/{id}")]
@@ -160,7 +160,7 @@ fn of_store(error: AdminError) -> ApiError {
 #[utoipa::path(
     tag = "sigfox",
     request_body = Object,
-    responses((status = 201)),
+    responses((status = 201, body = Value)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[post("/sigfox-group")]
@@ -184,7 +184,7 @@ async fn create(caller: Caller<ApplicationAdmin>, state: State, JsonBody(body): 
     tag = "sigfox",
     params(("id" = i64, Path)),
     request_body = Object,
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[put("/sigfox-group/{id}")]
@@ -204,7 +204,7 @@ async fn update(caller: Caller<ApplicationAdmin>, id: PathId, state: State, Json
 #[utoipa::path(
     tag = "sigfox",
     request_body = Object,
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/sigfox-group/test-connection")]
@@ -226,7 +226,7 @@ async fn test_connection(caller: Caller<Reader>, state: State, JsonBody(body): J
 #[utoipa::path(
     tag = "sigfox",
     params(("groupId" = i64, Query)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-contract")]
@@ -240,7 +240,7 @@ async fn contracts(caller: Caller<Reader>, query: Query, state: State) -> ApiRes
 #[utoipa::path(
     tag = "sigfox",
     params(("groupId" = i64, Query)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-api-device")]
@@ -260,7 +260,7 @@ async fn devices(caller: Caller<Reader>, query: Query, state: State) -> ApiResul
 #[utoipa::path(
     tag = "sigfox",
     params(("groupId" = i64, Query)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-device-type")]
@@ -273,7 +273,7 @@ async fn device_types(caller: Caller<Reader>, query: Query, state: State) -> Api
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = String, Path), ("groupId" = i64, Query)),
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-device-type/{id}")]
@@ -313,7 +313,7 @@ fn device_type_draft(body: &Value) -> ApiResult<(String, Value)> {
     tag = "sigfox",
     params(("groupId" = i64, Query)),
     request_body = Object,
-    responses((status = 201)),
+    responses((status = 201, body = Value)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[post("/sigfox-device-type")]

@@ -36,7 +36,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 #[utoipa::path(
     tag = "data-target",
     request_body = Object,
-    responses((status = 201)),
+    responses((status = 201, body = Value)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/data-target/testDataTarget")]
