@@ -80,8 +80,7 @@ impl SigfoxClient {
         url: Url,
         body: Option<&Value>,
     ) -> Result<Value, SigfoxError> {
-        let mut request =
-            self.client.request(method, url).basic_auth(&login.username, Some(login.password.reveal()));
+        let mut request = self.client.request(method, url).basic_auth(&login.username, Some(login.password.reveal()));
         if let Some(body) = body {
             request = request.json(body);
         }
@@ -97,9 +96,8 @@ impl SigfoxClient {
                 Err(SigfoxError::Refused(said.get("errors").cloned().unwrap_or(said)))
             }
             status if status.is_success() && answer.is_empty() => Ok(Value::Null),
-            status if status.is_success() => {
-                serde_json::from_slice(&answer).map_err(|_| SigfoxError::Unavailable("its answer is no JSON".to_owned()))
-            }
+            status if status.is_success() => serde_json::from_slice(&answer)
+                .map_err(|_| SigfoxError::Unavailable("its answer is no JSON".to_owned())),
             status => Err(SigfoxError::Unavailable(format!("it answers {status}"))),
         }
     }
@@ -118,7 +116,12 @@ impl SigfoxClient {
     }
 
     /// The `data` of a list, over all its pages.
-    async fn list(&self, login: &SigfoxLogin, path: &[&str], query: &[(&str, &str)]) -> Result<Vec<Value>, SigfoxError> {
+    async fn list(
+        &self,
+        login: &SigfoxLogin,
+        path: &[&str],
+        query: &[(&str, &str)],
+    ) -> Result<Vec<Value>, SigfoxError> {
         let mut page = self.get(login, path, query).await?;
         let mut rows = Vec::new();
         for _ in 0..NUM_PAGES_MAX {
@@ -246,12 +249,17 @@ impl SigfoxApi for SigfoxClient {
         });
         let known = self.call(login, Method::GET, self.url(&path, &[])?, None).await?;
         let ours = known["data"].as_array().into_iter().flatten().find(|known| {
-            known["url"].as_str().is_some_and(|url| !callback.base_url.is_empty() && url.starts_with(&callback.base_url))
+            known["url"]
+                .as_str()
+                .is_some_and(|url| !callback.base_url.is_empty() && url.starts_with(&callback.base_url))
         });
         let id = match ours.and_then(|known| Some((known, known["id"].as_str()?))) {
             Some((known, id)) => {
-                let differs =
-                    body.as_object().into_iter().flatten().any(|(name, value)| name != "payloadConfig" && known[name] != *value);
+                let differs = body
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .any(|(name, value)| name != "payloadConfig" && known[name] != *value);
                 if differs {
                     self.write(login, Method::PUT, &["device-types", device_type, "callbacks", id], &body).await?;
                 }

@@ -59,10 +59,11 @@ pub(super) async fn run(settings: Arc<Settings>, mut inbox: mpsc::Receiver<Outgo
 /// Connects once and says what came of it, within the target's timeout.
 pub(super) async fn check(settings: &Arc<Settings>) -> Attempt {
     let place = settings.broker.place();
-    let relay = match Relay::open(Arc::clone(&settings.policy), settings.broker.host.clone(), settings.broker.port).await {
-        Ok(relay) => relay,
-        Err(error) => return Ended::transient("relay", format!("no port for the egress relay: {error}")).attempt,
-    };
+    let relay =
+        match Relay::open(Arc::clone(&settings.policy), settings.broker.host.clone(), settings.broker.port).await {
+            Ok(relay) => relay,
+            Err(error) => return Ended::transient("relay", format!("no port for the egress relay: {error}")).attempt,
+        };
     let (session, mut event_loop) = Session::open(settings, &relay);
     let connected = async {
         loop {

@@ -46,7 +46,8 @@ async fn an_application_is_in_alert_while_a_device_of_it_has_been_silent_for_a_d
     heard(&api, &second, 25).await;
     assert_eq!(checks().await, (alert.clone(), stable.clone(), 1));
     // It takes its silence along when it moves.
-    let (status, answer) = api.put(&format!("/iot-device/changeApplication/{second}"), json!({"applicationId": b})).await;
+    let (status, answer) =
+        api.put(&format!("/iot-device/changeApplication/{second}"), json!({"applicationId": b})).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(checks().await, (stable.clone(), alert, 1));
     heard(&api, &second, 0).await;

@@ -136,7 +136,8 @@ async fn an_added_connection_gets_everything_from_some_moment_on_and_the_old_one
     let num_sent = sending.stop().await;
     wait_until("everything arrives", || receiver.bodies("/first").len() as u64 >= num_sent).await;
     let last = num_sent - 1;
-    wait_until("the last one arrives there too", || receiver.bodies("/added").iter().any(|body| body["n"] == last)).await;
+    wait_until("the last one arrives there too", || receiver.bodies("/added").iter().any(|body| body["n"] == last))
+        .await;
     assert_each_once(&receiver.bodies("/first"), num_sent);
     let counts = counted(&receiver.bodies("/added"));
     let first = *counts.keys().next().unwrap();

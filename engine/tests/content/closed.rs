@@ -36,7 +36,10 @@ async fn a_shared_decoder_does_not_show_whose_devices_use_it() {
     }
     for tenant in [&own, &other] {
         let devices = engine.got(&tenant.token, &format!("/iot-device/minimalByPayloadDecoder/{shared}")).await;
-        assert_eq!((&devices["count"], &devices["data"][0]["organizationId"]), (&json!(1), &json!(tenant.organization)));
+        assert_eq!(
+            (&devices["count"], &devices["data"][0]["organizationId"]),
+            (&json!(1), &json!(tenant.organization))
+        );
         let connections = engine.got(&tenant.token, &format!("{CONNECTIONS}/byPayloadDecoder/{shared}")).await;
         assert_eq!(connections["count"], 1);
     }
@@ -60,10 +63,14 @@ async fn nothing_is_moved_to_or_taken_from_another_tenant() {
     into_other["id"] = json!(mine);
     for (path, body) in [
         (format!("/application/{}", own.application), json!({"name": "x", "organizationId": other.organization})),
-        (format!("/application/updateApplicationOrganization/{}", own.application),
-         json!({"organizationId": other.organization, "permissionIds": []})),
-        (format!("/application/updateApplicationOrganization/{}", other.application),
-         json!({"organizationId": own.organization, "permissionIds": []})),
+        (
+            format!("/application/updateApplicationOrganization/{}", own.application),
+            json!({"organizationId": other.organization, "permissionIds": []}),
+        ),
+        (
+            format!("/application/updateApplicationOrganization/{}", other.application),
+            json!({"organizationId": own.organization, "permissionIds": []}),
+        ),
         (format!("/iot-device/{mine}"), into_other),
         (format!("/iot-device/changeApplication/{mine}"), json!({"applicationId": other.application})),
         (format!("/data-target/{target}"), http_target("x", other.application, "http://127.0.0.1:9")),
@@ -86,7 +93,8 @@ async fn a_group_without_applications_sees_none() {
     let engine = engine().await;
     let tenant = engine.tenant("Closed 25", &["OrganizationApplicationAdmin"]).await;
     engine.made(&tenant.token, "/iot-device", http_device("Room", tenant.application)).await;
-    let group = json!({"levels": [{"type": "Read"}], "name": "Nothing", "organizationId": tenant.organization, "userIds": []});
+    let group =
+        json!({"levels": [{"type": "Read"}], "name": "Nothing", "organizationId": tenant.organization, "userIds": []});
     let group = id(&engine.made(&engine.admin, "/permission", group).await);
     let user = json!({"name": "N", "email": "nothing25@example.org", "password": "Sesame-11", "active": true, "permissionIds": [group]});
     engine.made(&engine.admin, "/user", user).await;
@@ -165,7 +173,8 @@ async fn a_global_administrator_sees_all_applications_without_naming_an_organisa
     let tenant = engine.tenant("Closed 6", &["Read"]).await;
     let path = "/application?limit=1000&offset=0&sort=desc&orderOn=id&status=null&statusCheck=null&owner=null&organizationId=null";
     let all = engine.got(&engine.admin, path).await;
-    let found: Vec<&Value> = all["data"].as_array().unwrap().iter().filter(|row| row["id"] == tenant.application).collect();
+    let found: Vec<&Value> =
+        all["data"].as_array().unwrap().iter().filter(|row| row["id"] == tenant.application).collect();
     assert_eq!(found.len(), 1);
     assert!(found[0]["deviceTypes"].is_array());
 }

@@ -137,7 +137,8 @@ impl Engine {
         let response = request.send().await.unwrap();
         let status = response.status().as_u16();
         let text = response.text().await.unwrap();
-        let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
+        let body =
+            if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap_or(Value::String(text)) };
         (status, body)
     }
 
@@ -187,7 +188,8 @@ impl Engine {
                            "applicationIds": [application]});
         let group = id(&self.made(&self.admin, "/permission", group).await);
         let email = format!("{}@example.org", name.to_lowercase().replace(' ', "."));
-        let user = json!({"name": name, "email": email, "password": "Sesame-11", "active": true, "permissionIds": [group]});
+        let user =
+            json!({"name": name, "email": email, "password": "Sesame-11", "active": true, "permissionIds": [group]});
         self.made(&self.admin, "/user", user).await;
         self.log_in(&email, "Sesame-11").await
     }

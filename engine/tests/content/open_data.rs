@@ -31,13 +31,18 @@ async fn anybody_reads_the_catalogue_and_the_newest_readings_decoded() {
 
     let mut keys = Vec::new();
     for (name, source) in [
-        ("decoded", Some("function decode(payload, metadata) { return {t: payload.raw / 10, device: metadata.name}; }")),
+        (
+            "decoded",
+            Some("function decode(payload, metadata) { return {t: payload.raw / 10, device: metadata.name}; }"),
+        ),
         ("as it is", None),
         ("broken", Some("function decode() { throw new Error('no'); }")),
     ] {
         let device = engine.made(&tenant.token, "/iot-device", http_device(name, tenant.application)).await;
         let decoder_id = match source {
-            Some(source) => json!(id(&engine.made(&tenant.token, "/payload-decoder", decoder(name, tenant.organization, source)).await)),
+            Some(source) => json!(id(&engine
+                .made(&tenant.token, "/payload-decoder", decoder(name, tenant.organization, source))
+                .await)),
             None => Value::Null,
         };
         let body = json!({"iotDeviceIds": [id(&device)], "payloadDecoderId": decoder_id, "dataTargetId": target});
@@ -53,15 +58,25 @@ async fn anybody_reads_the_catalogue_and_the_newest_readings_decoded() {
     // A device that leaves takes its readings along.
     let elsewhere = json!({"name": "Open data elsewhere", "organizationId": tenant.organization});
     let elsewhere = id(&engine.made(&engine.admin, "/application", elsewhere).await);
-    let (status, answer) =
-        engine.put(&engine.admin, &format!("/iot-device/changeApplication/{}", keys[0].0), json!({"applicationId": elsewhere})).await;
+    let (status, answer) = engine
+        .put(
+            &engine.admin,
+            &format!("/iot-device/changeApplication/{}", keys[0].0),
+            json!({"applicationId": elsewhere}),
+        )
+        .await;
     assert_eq!(status, 200, "{answer}");
     engine.eventually(&tenant.token, &share, |data| *data == json!([{"raw": 213}, {"error": broken}])).await;
 
     for (path, message) in [
         ("/open-data-dk-sharing/999999".to_owned(), "Could not find an organization with the id: 999999".to_owned()),
-        (format!("{path}/data/999999"),
-         format!("Could not find a dataset with the id: 999999 in the organization with the id: {}", tenant.organization)),
+        (
+            format!("{path}/data/999999"),
+            format!(
+                "Could not find a dataset with the id: 999999 in the organization with the id: {}",
+                tenant.organization
+            ),
+        ),
     ] {
         let (status, answer) = public(&engine, &path).await;
         assert_eq!((status, &answer["message"]), (404, &json!(message)), "{path}");
@@ -91,9 +106,7 @@ async fn open_data_dk_is_told_by_mail_and_an_organisation_whose_mail_did_not_lea
     let engine = engine().await;
     let tenant = engine.tenant("Open data D", &["OrganizationApplicationAdmin"]).await;
     let reader = engine.member(tenant.organization, tenant.application, "Open data D reader", &["Read"]).await;
-    let mail = |alias: &str, url: &str| {
-        json!({"organizationId": tenant.organization, "organizationOddkAlias": alias, "comment": "<b>hi</b>", "sharingUrl": url})
-    };
+    let mail = |alias: &str, url: &str| json!({"organizationId": tenant.organization, "organizationOddkAlias": alias, "comment": "<b>hi</b>", "sharingUrl": url});
     let (path, url) = ("/data-target/sendOpenDataDkMail", "https://iot.example.org/shared");
     let get = format!("/data-target/getOpenDataDkRegistered/{}", tenant.organization);
     assert_eq!(engine.post(&reader, path, mail("city", url)).await.0, 403);

@@ -66,36 +66,73 @@ async fn what_is_wrong_with_a_body_is_named_property_by_property() {
     let tenant = engine.tenant("Refusals A", &["OrganizationApplicationAdmin"]).await;
     let (organization, application) = (tenant.organization, tenant.application);
     let target = |more: Value| {
-        let mut body = json!({"name": "x", "type": "HTTP_PUSH", "applicationId": application, "url": "http://h", "timeout": 1});
+        let mut body =
+            json!({"name": "x", "type": "HTTP_PUSH", "applicationId": application, "url": "http://h", "timeout": 1});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };
     for (path, body, wrong) in [
         ("/application", json!({"name": "", "organizationId": organization}), vec!["name"]),
-        ("/application", json!({"name": "x", "organizationId": "1", "status": "X", "contactPhone": "abc"}),
-         vec!["organizationId", "status", "contactPhone"]),
-        ("/application", json!({"name": "x", "organizationId": organization, "startDate": "soon", "deviceTypes": ["PIGEON"],
+        (
+            "/application",
+            json!({"name": "x", "organizationId": "1", "status": "X", "contactPhone": "abc"}),
+            vec!["organizationId", "status", "contactPhone"],
+        ),
+        (
+            "/application",
+            json!({"name": "x", "organizationId": organization, "startDate": "soon", "deviceTypes": ["PIGEON"],
                                 "controlledProperties": ["light", "light"]}),
-         vec!["startDate", "controlledProperties", "deviceTypes"]),
-        ("/iot-device", json!({"type": "GENERIC_HTTP", "applicationId": 0, "latitude": 91}), vec!["name", "applicationId", "latitude"]),
-        ("/iot-device", json!({"name": "x", "type": "LORAWAN", "applicationId": application, "lorawanSettings": {"devEUI": "1"}}),
-         vec!["lorawanSettings"]),
-        ("/iot-device", json!({"name": "x", "type": "SIGFOX", "applicationId": application,
-                               "sigfoxSettings": {"deviceId": "123456789", "groupId": "x"}}), vec!["sigfoxSettings"]),
-        ("/iot-device", json!({"name": "x", "type": "MQTT_EXTERNAL_BROKER", "applicationId": application,
+            vec!["startDate", "controlledProperties", "deviceTypes"],
+        ),
+        (
+            "/iot-device",
+            json!({"type": "GENERIC_HTTP", "applicationId": 0, "latitude": 91}),
+            vec!["name", "applicationId", "latitude"],
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "LORAWAN", "applicationId": application, "lorawanSettings": {"devEUI": "1"}}),
+            vec!["lorawanSettings"],
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "SIGFOX", "applicationId": application,
+                               "sigfoxSettings": {"deviceId": "123456789", "groupId": "x"}}),
+            vec!["sigfoxSettings"],
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "MQTT_EXTERNAL_BROKER", "applicationId": application,
                                "mqttExternalBrokerSettings": {"mqttURL": "http://h", "mqttPort": 70_000, "mqtttopicname": "",
-                                                              "authenticationType": "NONE"}}), vec!["mqttExternalBrokerSettings"]),
+                                                              "authenticationType": "NONE"}}),
+            vec!["mqttExternalBrokerSettings"],
+        ),
         ("/iot-device/createMany", json!({"data": []}), vec!["data"]),
         ("/data-target", target(json!({"url": "ftp://h", "timeout": 0})), vec!["url", "timeout"]),
         ("/data-target", target(json!({"type": "PIGEON"})), vec!["type"]),
-        ("/data-target", target(json!({"type": "MQTT", "mqttQos": 3})), vec!["mqttPort", "mqttTopic", "mqttQos", "mqttUsername", "mqttPassword"]),
-        ("/data-target", target(json!({"type": "OPENDATADK", "openDataDkDataset": {"name": "", "license": "x"}})), vec!["openDataDkDataset"]),
-        ("/data-target/testDataTarget", json!({"iotDeviceId": "1", "dataPackage": "{"}), vec!["dataTargetId", "iotDeviceId", "dataPackage"]),
+        (
+            "/data-target",
+            target(json!({"type": "MQTT", "mqttQos": 3})),
+            vec!["mqttPort", "mqttTopic", "mqttQos", "mqttUsername", "mqttPassword"],
+        ),
+        (
+            "/data-target",
+            target(json!({"type": "OPENDATADK", "openDataDkDataset": {"name": "", "license": "x"}})),
+            vec!["openDataDkDataset"],
+        ),
+        (
+            "/data-target/testDataTarget",
+            json!({"iotDeviceId": "1", "dataPackage": "{"}),
+            vec!["dataTargetId", "iotDeviceId", "dataPackage"],
+        ),
         ("/payload-decoder", json!({"name": 7, "organizationId": organization}), vec!["name", "decodingFunction"]),
         (CONNECTIONS, json!({"iotDeviceIds": "1"}), vec!["iotDeviceIds", "dataTargetId"]),
         ("/sigfox-group", json!({"organizationId": organization}), vec!["username", "password"]),
-        ("/device-model", json!({"belongsToId": organization, "body": {"type": "DeviceModel"}}),
-         vec!["id", "category", "controlledProperty", "manufacturerName", "brandName", "modelName", "name"]),
+        (
+            "/device-model",
+            json!({"belongsToId": organization, "body": {"type": "DeviceModel"}}),
+            vec!["id", "category", "controlledProperty", "manufacturerName", "brandName", "modelName", "name"],
+        ),
     ] {
         let (status, answer) = engine.post(&tenant.token, path, body.clone()).await;
         assert_eq!(status, 400, "{path} {body}: {answer}");
@@ -135,7 +172,8 @@ async fn odd_queries_are_borne_and_pages_are_bounded() {
         let (status, answer) = engine.get(&tenant.token, &format!("{list}?limit=abc")).await;
         assert_eq!((status, properties(&answer)), (400, vec!["limit".to_owned()]), "{list}");
     }
-    let (status, _) = engine.get(&tenant.token, &format!("/application?organizationId={organization}&statusCheck=alert")).await;
+    let (status, _) =
+        engine.get(&tenant.token, &format!("/application?organizationId={organization}&statusCheck=alert")).await;
     assert_eq!(status, 200);
     for (path, message) in [
         ("/search?q=%20&limit=1&offset=0", "MESSAGE.QUERY-MUST-NOT-BE-EMPTY"),

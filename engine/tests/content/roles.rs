@@ -32,7 +32,14 @@ async fn rows(engine: &Engine, name: &str) -> Rows {
 
 /// Routes that change something, with bodies that are right.
 fn writes(rows: &Rows) -> Vec<(&'static str, String, Value)> {
-    let Rows { tenant: Tenant { organization, application, .. }, device, model, decoder: decoder_id, target, connection } = rows;
+    let Rows {
+        tenant: Tenant { organization, application, .. },
+        device,
+        model,
+        decoder: decoder_id,
+        target,
+        connection,
+    } = rows;
     let mut changed_device = http_device("Room 2", *application);
     changed_device["id"] = json!(device);
     let body = json!({"id": "m", "type": "DeviceModel", "category": [], "controlledProperty": [], "manufacturerName": "a",
@@ -41,15 +48,25 @@ fn writes(rows: &Rows) -> Vec<(&'static str, String, Value)> {
     let connect = json!({"iotDeviceIds": [device], "payloadDecoderId": null, "dataTargetId": target});
     let login = json!({"organizationId": organization, "username": "u", "password": "p"});
     vec![
-        ("POST", "/application".into(), json!({"name": format!("new in {organization}"), "organizationId": organization})),
+        (
+            "POST",
+            "/application".into(),
+            json!({"name": format!("new in {organization}"), "organizationId": organization}),
+        ),
         ("PUT", format!("/application/{application}"), json!({"name": "taken over", "organizationId": organization})),
-        ("PUT", format!("/application/updateApplicationOrganization/{application}"),
-         json!({"organizationId": organization, "permissionIds": []})),
+        (
+            "PUT",
+            format!("/application/updateApplicationOrganization/{application}"),
+            json!({"organizationId": organization, "permissionIds": []}),
+        ),
         ("DELETE", format!("/application/{application}"), json!({})),
         ("POST", "/iot-device".into(), http_device("X", *application)),
         ("PUT", format!("/iot-device/{device}"), changed_device.clone()),
-        ("PUT", format!("/iot-device/changeApplication/{device}"),
-         json!({"applicationId": application, "deviceModelId": null, "dataTargetToPayloadDecoderIds": []})),
+        (
+            "PUT",
+            format!("/iot-device/changeApplication/{device}"),
+            json!({"applicationId": application, "deviceModelId": null, "dataTargetToPayloadDecoderIds": []}),
+        ),
         ("PUT", format!("/iot-device/resetHttpDeviceApiKey/{device}"), json!({})),
         ("DELETE", format!("/iot-device/{device}"), json!({})),
         ("POST", format!("/iot-device/{device}/downlink"), json!({"data": "00"})),
@@ -114,7 +131,10 @@ async fn only_an_application_administrator_of_the_tenant_changes_its_content() {
     let Tenant { organization, application, .. } = own.tenant;
     let mut callers = vec![("another tenant".to_owned(), other.tenant.token.clone())];
     for role in ["Read", "OrganizationUserAdmin", "OrganizationGatewayAdmin"] {
-        callers.push((role.to_owned(), engine.member(organization, application, &format!("Roles A {role}"), &[role]).await));
+        callers.push((
+            role.to_owned(),
+            engine.member(organization, application, &format!("Roles A {role}"), &[role]).await,
+        ));
     }
     let before = state(&engine, &own).await;
     for (method, path, body) in writes(&own) {

@@ -72,15 +72,27 @@ async fn a_refused_body_never_comes_back_with_its_secrets() {
     let tenant = engine.tenant("Secrets B", &["OrganizationApplicationAdmin"]).await;
     let application = tenant.application;
     for (path, body) in [
-        ("/iot-device", json!({"name": "", "type": "MQTT_EXTERNAL_BROKER", "applicationId": application, "mqttExternalBrokerSettings": {
+        (
+            "/iot-device",
+            json!({"name": "", "type": "MQTT_EXTERNAL_BROKER", "applicationId": application, "mqttExternalBrokerSettings": {
             "mqttURL": "nope", "mqttPort": 1, "mqtttopicname": "a", "authenticationType": "PASSWORD", "mqttusername": "u",
-            "mqttpassword": "hidden-1"}})),
-        ("/iot-device", json!({"name": "x", "type": "LORAWAN", "applicationId": application, "lorawanSettings": {
-            "devEUI": "zz", "activationType": "OTAA", "OTAAapplicationKey": "hidden-1"}})),
-        ("/iot-device/createMany", json!({"data": [{"name": "", "type": "SIGFOX", "applicationId": application, "sigfoxSettings": {
-            "deviceId": "1", "groupId": 1, "deviceTypeId": "1", "pac": "hidden-1"}}]})),
-        ("/data-target", json!({"name": "", "type": "HTTP_PUSH", "applicationId": application, "url": "nope", "timeout": 1,
-                                "authorizationHeader": "hidden-1"})),
+            "mqttpassword": "hidden-1"}}),
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "LORAWAN", "applicationId": application, "lorawanSettings": {
+            "devEUI": "zz", "activationType": "OTAA", "OTAAapplicationKey": "hidden-1"}}),
+        ),
+        (
+            "/iot-device/createMany",
+            json!({"data": [{"name": "", "type": "SIGFOX", "applicationId": application, "sigfoxSettings": {
+            "deviceId": "1", "groupId": 1, "deviceTypeId": "1", "pac": "hidden-1"}}]}),
+        ),
+        (
+            "/data-target",
+            json!({"name": "", "type": "HTTP_PUSH", "applicationId": application, "url": "nope", "timeout": 1,
+                                "authorizationHeader": "hidden-1"}),
+        ),
         ("/sigfox-group", json!({"organizationId": "x", "username": 7, "password": "hidden-1"})),
     ] {
         let (status, answer) = engine.post(&tenant.token, path, body).await;

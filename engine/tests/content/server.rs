@@ -100,12 +100,8 @@ async fn answer(
     let (head, body) = request.into_parts();
     let body = body.collect().await.map(|body| body.to_bytes().to_vec()).unwrap_or_default();
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let got = Got {
-        method: head.method.to_string(),
-        path: head.uri.to_string(),
-        authorization: text("authorization"),
-        body,
-    };
+    let got =
+        Got { method: head.method.to_string(), path: head.uri.to_string(), authorization: text("authorization"), body };
     let (status, body) = handler(&got);
     kept.lock().unwrap().push(got);
     let response = Response::builder().status(status).header("content-type", "application/json");

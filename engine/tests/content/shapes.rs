@@ -40,7 +40,10 @@ async fn applications_devices_and_models_answer_as_the_reference_does() {
     );
     let model_id = id(&made);
     golden.add("device-model/get", engine.get(&me, &format!("/device-model/{model_id}")).await);
-    golden.add("device-model/update", engine.put(&me, &format!("/device-model/{model_id}"), json!({"body": model("B")})).await);
+    golden.add(
+        "device-model/update",
+        engine.put(&me, &format!("/device-model/{model_id}"), json!({"body": model("B")})).await,
+    );
     golden.add("device-model/list", engine.get(&me, &format!("/device-model?organizationId={organization}")).await);
 
     let own = tenant.application;
@@ -59,15 +62,24 @@ async fn applications_devices_and_models_answer_as_the_reference_does() {
     engine.receive(&key, json!({"raw": 213})).await;
     engine.eventually(&me, &path, |device| !device["latestReceivedMessage"].is_null()).await;
     golden.add("device/get", engine.get(&me, &path).await);
-    golden.add("application/iot-devices", engine.get(&me, &format!("/application/{own}/iot-devices?limit=10&offset=0")).await);
+    golden.add(
+        "application/iot-devices",
+        engine.get(&me, &format!("/application/{own}/iot-devices?limit=10&offset=0")).await,
+    );
     golden.add("application/iot-devices-map", engine.get(&me, &format!("/application/{own}/iot-devices-map")).await);
     golden.add(
         "application/iot-devices-org",
-        engine.get(&me, &format!("/application/{organization}/iot-devices-org?status=null&statusCheck=null&owner=null")).await,
+        engine
+            .get(&me, &format!("/application/{organization}/iot-devices-org?status=null&statusCheck=null&owner=null"))
+            .await,
     );
-    let list = format!("/application?limit=null&offset=null&sort=null&orderOn=null&organizationId={organization}&owner=null");
+    let list =
+        format!("/application?limit=null&offset=null&sort=null&orderOn=null&organizationId={organization}&owner=null");
     golden.add("application/list", engine.get(&me, &list).await);
-    golden.add("application/dashboard", engine.get(&me, &format!("/application/{organization}/application-dashboard-data")).await);
+    golden.add(
+        "application/dashboard",
+        engine.get(&me, &format!("/application/{organization}/application-dashboard-data")).await,
+    );
     golden.add("application/owners", engine.get(&me, &format!("/application/{organization}/filter-information")).await);
     device["id"] = json!(device_id);
     device["name"] = json!("Room b");
@@ -75,7 +87,10 @@ async fn applications_devices_and_models_answer_as_the_reference_does() {
     golden.add("device/stats", engine.get(&me, &format!("/iot-device/stats/{device_id}")).await);
     let many = json!({"data": [http_device("M1", own), http_device("M2", 999_999)]});
     golden.add("device/create many, one elsewhere", engine.post(&me, "/iot-device/createMany", many).await);
-    golden.add("device/reset key", engine.put(&me, &format!("/iot-device/resetHttpDeviceApiKey/{device_id}"), json!({})).await);
+    golden.add(
+        "device/reset key",
+        engine.put(&me, &format!("/iot-device/resetHttpDeviceApiKey/{device_id}"), json!({})).await,
+    );
     golden.add("device-model/delete in use", engine.delete(&me, &format!("/device-model/{model_id}")).await);
     golden.add("device/delete", engine.delete(&me, &path).await);
     golden.add("device-model/delete", engine.delete(&me, &format!("/device-model/{model_id}")).await);
@@ -92,7 +107,10 @@ async fn decoders_targets_and_connections_answer_as_the_reference_does() {
     let mut golden = Golden::default();
 
     let source = "function decode(payload, metadata) { return {t: payload.raw / 10, device: metadata.name}; }";
-    let made = golden.add("decoder/create", engine.post(&me, "/payload-decoder", decoder("Temperature", organization, source)).await);
+    let made = golden.add(
+        "decoder/create",
+        engine.post(&me, "/payload-decoder", decoder("Temperature", organization, source)).await,
+    );
     let decoder_id = id(&made);
     let path = format!("/payload-decoder/{decoder_id}");
     golden.add("decoder/get", engine.get(&me, &path).await);
@@ -102,21 +120,33 @@ async fn decoders_targets_and_connections_answer_as_the_reference_does() {
     let mut targets = Vec::new();
     for (name, body) in [
         ("http", http_target("Hub", application, &receiver.url())),
-        ("mqtt", json!({"name": "Broker", "type": "MQTT", "applicationId": application, "url": "mqtt://broker.example.org", "timeout": 3000,
-                        "mqttPort": 1883, "mqttTopic": "out/city", "mqttQos": 1, "mqttUsername": "u", "mqttPassword": "p"})),
-        ("fiware", json!({"name": "Orion", "type": "FIWARE", "applicationId": application, "url": "https://orion.example.org",
+        (
+            "mqtt",
+            json!({"name": "Broker", "type": "MQTT", "applicationId": application, "url": "mqtt://broker.example.org", "timeout": 3000,
+                        "mqttPort": 1883, "mqttTopic": "out/city", "mqttQos": 1, "mqttUsername": "u", "mqttPassword": "p"}),
+        ),
+        (
+            "fiware",
+            json!({"name": "Orion", "type": "FIWARE", "applicationId": application, "url": "https://orion.example.org",
                           "timeout": 3000, "tenant": "city", "context": "https://example.org/context.jsonld", "clientId": "c",
-                          "clientSecret": "s", "tokenEndpoint": "https://example.org/token"})),
-        ("open data", json!({"name": "Open", "type": "OPENDATADK", "applicationId": application, "openDataDkDataset": {
+                          "clientSecret": "s", "tokenEndpoint": "https://example.org/token"}),
+        ),
+        (
+            "open data",
+            json!({"name": "Open", "type": "OPENDATADK", "applicationId": application, "openDataDkDataset": {
             "name": "ds", "description": "d", "keywords": ["air"], "license": "https://creativecommons.org/licenses/by/4.0/",
             "authorName": "A", "authorEmail": "a@example.org", "resourceTitle": "r", "updateFrequency": "HOURLY",
-            "documentationUrl": "https://example.org/doc", "dataDirectory": "air"}})),
+            "documentationUrl": "https://example.org/doc", "dataDirectory": "air"}}),
+        ),
     ] {
         let made = golden.add(&format!("target/create {name}"), engine.post(&me, "/data-target", body).await);
         targets.push(id(&made));
         golden.add(&format!("target/get {name}"), engine.get(&me, &format!("/data-target/{}", id(&made))).await);
     }
-    golden.add("target/list", engine.get(&me, &format!("/data-target?applicationId={application}&sort=id&orderOn=ASC")).await);
+    golden.add(
+        "target/list",
+        engine.get(&me, &format!("/data-target?applicationId={application}&sort=id&orderOn=ASC")).await,
+    );
     let changed = http_target("Hub 2", application, &receiver.url());
     golden.add("target/update", engine.put(&me, &format!("/data-target/{}", targets[0]), changed).await);
     golden.add("target/log", engine.get(&me, &format!("/datatarget-log/{}", targets[0])).await);
@@ -134,7 +164,10 @@ async fn decoders_targets_and_connections_answer_as_the_reference_does() {
     let copied = id(&engine.made(&me, "/iot-device", http_device("Room copy", application)).await);
     let append = format!("{CONNECTIONS}/appendCopiedDevice/{connection}");
     golden.add("connection/append", engine.put(&me, &append, json!({"deviceId": copied})).await);
-    golden.add("decoder/devices", engine.get(&me, &format!("/iot-device/minimalByPayloadDecoder/{decoder_id}?limit=1")).await);
+    golden.add(
+        "decoder/devices",
+        engine.get(&me, &format!("/iot-device/minimalByPayloadDecoder/{decoder_id}?limit=1")).await,
+    );
     golden.add("decoder/delete in use", engine.delete(&me, &format!("/payload-decoder/{decoder_id}")).await);
     golden.add("connection/delete", engine.delete(&me, &path).await);
     golden.add("target/delete", engine.delete(&me, &format!("/data-target/{}", targets[1])).await);

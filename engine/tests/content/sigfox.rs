@@ -30,7 +30,10 @@ async fn a_group_is_made_only_with_a_login_that_sigfox_accepts_and_its_password_
     golden.add("too many", post("/sigfox-group", BUSY_USERNAME, PASSWORD).await);
     let group = id(&golden.add("create", post("/sigfox-group", USERNAME, PASSWORD).await));
     golden.add("create again", post("/sigfox-group", USERNAME, PASSWORD).await);
-    golden.add("unknown organisation", engine.post(&engine.admin, "/sigfox-group", login(999_999, USERNAME, PASSWORD)).await);
+    golden.add(
+        "unknown organisation",
+        engine.post(&engine.admin, "/sigfox-group", login(999_999, USERNAME, PASSWORD)).await,
+    );
     let path = format!("/sigfox-group/{group}");
     golden.add("get", engine.get(&token, &path).await);
     golden.add("list", engine.get(&token, &format!("/sigfox-group?organizationId={organization}")).await);
@@ -55,7 +58,10 @@ async fn contracts_and_device_types_are_sigfoxs_own_and_changes_to_them_go_there
     let kind = made["id"].as_str().unwrap().to_owned();
     let one = format!("/sigfox-device-type/{kind}?groupId={group}");
     let shown = engine.got(token, &one).await;
-    assert_eq!((&shown["name"], &shown["groupId"], &shown["automaticRenewal"]), (&json!("Lamps"), &json!(GROUP), &json!(true)));
+    assert_eq!(
+        (&shown["name"], &shown["groupId"], &shown["automaticRenewal"]),
+        (&json!("Lamps"), &json!(GROUP), &json!(true))
+    );
     assert_eq!(engine.put(token, &one, draft("Lamps 2")).await, (204, Value::Null));
     let list = engine.got(token, &path).await;
     assert!(list["data"].as_array().unwrap().iter().any(|kind| kind["name"] == "Lamps 2"), "{list}");
@@ -65,7 +71,8 @@ async fn contracts_and_device_types_are_sigfoxs_own_and_changes_to_them_go_there
     assert_eq!(engine.get(token, &format!("/sigfox-device-type/{}?groupId={group}", "f".repeat(24))).await.0, 404);
     assert_eq!(engine.get(token, &format!("/sigfox-device-type/..%2Fgroups?groupId={group}")).await.0, 404);
     let other = engine.tenant("Sigfox C", &["OrganizationApplicationAdmin"]).await;
-    for path in [format!("/sigfox-contract?groupId={group}"), path, one, format!("/sigfox-api-device?groupId={group}")] {
+    for path in [format!("/sigfox-contract?groupId={group}"), path, one, format!("/sigfox-api-device?groupId={group}")]
+    {
         assert_eq!(engine.get(&other.token, &path).await.0, 403, "{path}");
     }
 }
@@ -86,16 +93,24 @@ async fn devices_are_taken_over_from_sigfox_or_registered_there() {
         ids.collect::<Vec<_>>()
     };
     assert!(unknown_here().await.contains(&"1D1D1D".to_owned()));
-    let connect = |id: &str| device(application, json!({"deviceId": id, "groupId": group, "connectToExistingDeviceInBackend": true}));
+    let connect = |id: &str| {
+        device(application, json!({"deviceId": id, "groupId": group, "connectToExistingDeviceInBackend": true}))
+    };
     let made = engine.made(&token, "/iot-device", connect("1D1D1D")).await;
-    assert_eq!((&made["deviceId"], &made["deviceTypeId"], &made["groupId"]), (&json!("1D1D1D"), &json!(DEVICE_TYPE), &json!(GROUP)));
+    assert_eq!(
+        (&made["deviceId"], &made["deviceTypeId"], &made["groupId"]),
+        (&json!("1D1D1D"), &json!(DEVICE_TYPE), &json!(GROUP))
+    );
     assert!(!unknown_here().await.contains(&"1D1D1D".to_owned()));
     let path = format!("/iot-device/{}", id(&made));
     let shown = engine.got(&token, &path).await;
-    assert_eq!(shown["sigfoxSettings"], json!({
+    assert_eq!(
+        shown["sigfoxSettings"],
+        json!({
         "deviceId": "1D1D1D", "deviceTypeId": DEVICE_TYPE, "deviceTypeName": "Bins", "groupId": group, "groupName": "City",
         "connectToExistingDeviceInBackend": true, "pac": "04FB9B9DD7F45D4E", "endProductCertificate": "P_0006_321A_01",
-        "prototype": false}));
+        "prototype": false})
+    );
     // Sigfox calls us back for this type from now on.
     let callbacks = engine.sigfox.bodies(&format!("/v2/device-types/{DEVICE_TYPE}/callbacks"));
     let url = "https://iot.example.org/api/v1/sigfox-callback/data/bidir?apiKey={deviceTypeId}";
@@ -108,7 +123,9 @@ async fn devices_are_taken_over_from_sigfox_or_registered_there() {
     let new = json!({"deviceId": "5B5B5B", "groupId": group, "deviceTypeId": DEVICE_TYPE, "pac": "AA00", "endProductCertificate": "P_1"});
     let new = engine.made(&token, "/iot-device", device(application, new)).await;
     assert_eq!(new["deviceId"], "5B5B5B");
-    assert!(engine.sigfox.bodies("/v2/devices").iter().any(|device| device["id"] == "5B5B5B" && device["pac"] == "AA00"));
+    assert!(
+        engine.sigfox.bodies("/v2/devices").iter().any(|device| device["id"] == "5B5B5B" && device["pac"] == "AA00")
+    );
 
     let mut change = connect("1D1D1D");
     change["id"] = made["id"].clone();
@@ -139,7 +156,10 @@ async fn another_tenants_login_at_sigfox_is_of_no_use() {
     let own = engine.tenant("Sigfox E", &["OrganizationApplicationAdmin"]).await;
     let other = engine.tenant("Sigfox F", &["OrganizationApplicationAdmin"]).await;
     let theirs = group(&engine, &other).await;
-    let body = device(own.application, json!({"deviceId": "2E2E2E", "groupId": theirs, "connectToExistingDeviceInBackend": true}));
+    let body = device(
+        own.application,
+        json!({"deviceId": "2E2E2E", "groupId": theirs, "connectToExistingDeviceInBackend": true}),
+    );
     let (status, answer) = engine.post(&own.token, "/iot-device", body).await;
     assert_eq!((status, answer), (400, json!({"message": "MESSAGE.ID-DOES-NOT-EXIST"})));
     assert_eq!(engine.get(&own.token, &format!("/sigfox-group/{theirs}")).await.0, 403);

@@ -84,7 +84,10 @@ fn respond(got: &Got, world: &mut World) -> (u16, Value) {
             world.next += 1;
             let (mut kind, id) = (got.json(), format!("5e74c318aa8aec41f9cc6b{:02x}", world.next));
             if kind["name"] == "refused" {
-                return (400, json!({"message": "no", "errors": [{"type": "validation", "field": "name", "message": "refused"}]}));
+                return (
+                    400,
+                    json!({"message": "no", "errors": [{"type": "validation", "field": "name", "message": "refused"}]}),
+                );
             }
             kind["id"] = json!(id);
             world.device_types.push(kind);

@@ -11,7 +11,9 @@ async fn a_package_is_decoded_sent_with_the_stored_credentials_and_noted_in_the_
     let tenant = engine.tenant("Trials A", &["OrganizationApplicationAdmin"]).await;
     let (token, application) = (tenant.token.clone(), tenant.application);
     let receiver = Server::start(|got| if got.path == "/in" { (202, String::new()) } else { (403, "no".to_owned()) });
-    let target = id(&engine.made(&token, "/data-target", http_target("Hub", application, &format!("{}/in", receiver.url()))).await);
+    let target = id(&engine
+        .made(&token, "/data-target", http_target("Hub", application, &format!("{}/in", receiver.url())))
+        .await);
     let device = id(&engine.made(&token, "/iot-device", http_device("Room", application)).await);
     let source = "function decode(payload, metadata) { return {t: payload.raw / 10, device: metadata.name}; }";
     let decoder = id(&engine.made(&token, "/payload-decoder", decoder("D", tenant.organization, source)).await);
@@ -24,7 +26,11 @@ async fn a_package_is_decoded_sent_with_the_stored_credentials_and_noted_in_the_
     assert_eq!((status, &answer["decodedPayload"]), (201, &json!({"t": 21.3, "device": "Room"})), "{answer}");
     assert_eq!(receiver.bodies("/in"), [json!([1]), json!({"t": 21.3, "device": "Room"})]);
     assert!(receiver.got.lock().unwrap().iter().all(|got| got.authorization.as_deref() == Some("Bearer s3cret")));
-    assert_eq!(engine.got(&token, &format!("/datatarget-log/{target}")).await, json!([]), "a success after none is not logged");
+    assert_eq!(
+        engine.got(&token, &format!("/datatarget-log/{target}")).await,
+        json!([]),
+        "a success after none is not logged"
+    );
 
     let path = format!("/data-target/{target}");
     let changed = http_target("Hub", application, &format!("{}/refused", receiver.url()));
@@ -32,7 +38,10 @@ async fn a_package_is_decoded_sent_with_the_stored_credentials_and_noted_in_the_
     let (_, answer) = test(json!({"dataTargetId": target, "iotDeviceId": device, "dataPackage": "{}"})).await;
     assert_eq!(answer["result"], json!({"status": "ERROR", "statusCode": 403, "statusText": "Forbidden"}));
     let log = engine.got(&token, &format!("/datatarget-log/{target}")).await;
-    assert_eq!((&log[0]["type"], &log[0]["statusCode"], &log[0]["iotDevice"]["id"]), (&json!("ERROR"), &json!(403), &json!(device)));
+    assert_eq!(
+        (&log[0]["type"], &log[0]["statusCode"], &log[0]["iotDevice"]["id"]),
+        (&json!("ERROR"), &json!(403), &json!(device))
+    );
     let shown = engine.got(&token, &path).await;
     assert_eq!((&shown["hasRecentErrors"], shown["lastMessageDate"].is_string()), (&json!(true), true));
 
@@ -66,7 +75,8 @@ async fn readers_and_other_tenants_try_nothing() {
     let other = engine.tenant("Trials D", &["OrganizationApplicationAdmin"]).await;
     let reader = engine.member(own.organization, own.application, "Trials C reader", &["Read"]).await;
     let receiver = Server::receiver();
-    let target = id(&engine.made(&own.token, "/data-target", http_target("Hub", own.application, &receiver.url())).await);
+    let target =
+        id(&engine.made(&own.token, "/data-target", http_target("Hub", own.application, &receiver.url())).await);
     let theirs = id(&engine.made(&other.token, "/iot-device", http_device("Theirs", other.application)).await);
     let body = json!({"dataTargetId": target, "dataPackage": "{}"});
     for token in [&reader, &other.token] {
@@ -85,7 +95,8 @@ async fn an_mqtt_target_is_connected_to_without_a_package_and_an_open_data_targe
     let mqtt = json!({"name": "Broker", "type": "MQTT", "applicationId": tenant.application, "url": "mqtt://127.0.0.1", "timeout": 2000,
                       "mqttPort": port, "mqttTopic": "out", "mqttQos": 1, "mqttUsername": "u", "mqttPassword": "p"});
     let mqtt = id(&engine.made(&tenant.token, "/data-target", mqtt).await);
-    let (status, answer) = engine.post(&tenant.token, "/data-target/testDataTarget", json!({"dataTargetId": mqtt})).await;
+    let (status, answer) =
+        engine.post(&tenant.token, "/data-target/testDataTarget", json!({"dataTargetId": mqtt})).await;
     assert_eq!((status, &answer["result"]["status"]), (201, &json!("ERROR")), "nobody listens there: {answer}");
     let open = json!({"name": "Open", "type": "OPENDATADK", "applicationId": tenant.application});
     let open = id(&engine.made(&tenant.token, "/data-target", open).await);

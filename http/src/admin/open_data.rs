@@ -97,7 +97,12 @@ impl Default for Shares {
 
 impl Shares {
     /// The answer, as old as `kept_for` at most. Whoever asks while it is worked out waits for the same one; errors are not kept.
-    async fn get(&self, key: Key, kept_for: Duration, build: impl Future<Output = ApiResult<Bytes>>) -> ApiResult<Bytes> {
+    async fn get(
+        &self,
+        key: Key,
+        kept_for: Duration,
+        build: impl Future<Output = ApiResult<Bytes>>,
+    ) -> ApiResult<Bytes> {
         if let Some(kept) = self.kept.get(&key)
             && kept.since.elapsed() >= kept_for
         {
@@ -120,8 +125,11 @@ fn answer(body: Bytes, kept_for: Duration) -> HttpResponse {
 #[get("/open-data-dk-sharing/{id}")]
 async fn catalogue(id: PathId, state: State) -> ApiResult {
     let build = async {
-        let (organization, datasets) =
-            state.admin().shared_datasets(OrganizationId(id.0), NUM_DATASETS_MAX).await.map_err(|e| no_organization(e, id.0))?;
+        let (organization, datasets) = state
+            .admin()
+            .shared_datasets(OrganizationId(id.0), NUM_DATASETS_MAX)
+            .await
+            .map_err(|e| no_organization(e, id.0))?;
         let url = format!("{}/api/v1/open-data-dk-sharing/{}/data", state.config.backend_base_url, id.0);
         let datasets: Vec<Value> = datasets.iter().map(|dataset| dcat(dataset, &organization.name, &url)).collect();
         let catalogue = json!({
@@ -188,9 +196,10 @@ async fn data(id: PathId, request: HttpRequest, state: State) -> ApiResult {
         };
         let found = state.admin().shared_readings(OrganizationId(id.0), share, NUM_DEVICES_MAX).await;
         let readings = found.map_err(|error| match error {
-            AdminError::NotFound => {
-                ApiError::not_found(format!("Could not find a dataset with the id: {share} in the organization with the id: {}", id.0))
-            }
+            AdminError::NotFound => ApiError::not_found(format!(
+                "Could not find a dataset with the id: {share} in the organization with the id: {}",
+                id.0
+            )),
             other => other.into(),
         })?;
         Ok(decoded(&*state.ports.decoder, readings).await)
@@ -204,9 +213,8 @@ async fn decoded(decoder: &dyn Decoder, readings: Vec<SharedReading>) -> Bytes {
     if readings.is_empty() {
         return Bytes::from_static(b"{\"error\":\"NoData\"}");
     }
-    let mut items = futures_util::stream::iter(readings)
-        .map(|reading| decode(decoder, reading))
-        .buffered(NUM_DECODED_AT_ONCE);
+    let mut items =
+        futures_util::stream::iter(readings).map(|reading| decode(decoder, reading)).buffered(NUM_DECODED_AT_ONCE);
     let mut array = b"[".to_vec();
     while let Some(item) = items.next().await {
         if array.len() + item.len() > NUM_READING_BYTES_MAX {

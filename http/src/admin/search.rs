@@ -42,8 +42,10 @@ async fn search(caller: Caller<Reader>, query: Query, state: web::Data<AppState>
     if text.is_empty() {
         return Err(ApiError::bad_request(code::QUERY_MUST_NOT_BE_EMPTY));
     }
-    let found =
-        state.admin().search(&SearchQuery { text, visible: caller.principal.visible_applications(), limit, offset }).await?;
+    let found = state
+        .admin()
+        .search(&SearchQuery { text, visible: caller.principal.visible_applications(), limit, offset })
+        .await?;
     Ok(listed(found.rows.iter().map(shown).collect(), found.num_all))
 }
 

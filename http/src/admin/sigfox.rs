@@ -246,8 +246,7 @@ async fn contracts(caller: Caller<Reader>, query: Query, state: State) -> ApiRes
 #[get("/sigfox-api-device")]
 async fn devices(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
     let group = readable(&caller, &query, &state).await?;
-    let mut devices =
-        state.ports.sigfox.devices(&group.login, &group.sigfox_group_id).await.map_err(of_sigfox)?;
+    let mut devices = state.ports.sigfox.devices(&group.login, &group.sigfox_group_id).await.map_err(of_sigfox)?;
     let id_of = |device: &Value| device["id"].as_str().map(str::to_ascii_uppercase);
     let ids: Vec<String> = devices.iter().filter_map(id_of).collect();
     let known: std::collections::HashSet<String> =

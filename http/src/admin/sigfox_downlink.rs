@@ -22,8 +22,14 @@ const DOWNLINK: &str = "downlinkPayload";
 
 /// What waits for the device.
 pub fn queue(row: &DeviceRow) -> Value {
-    let items: Vec<Value> =
-        row.fields.settings.get(DOWNLINK).filter(|data| data.is_string()).map(|data| json!({"data": data})).into_iter().collect();
+    let items: Vec<Value> = row
+        .fields
+        .settings
+        .get(DOWNLINK)
+        .filter(|data| data.is_string())
+        .map(|data| json!({"data": data}))
+        .into_iter()
+        .collect();
     json!({"totalCount": items.len(), "deviceQueueItems": items})
 }
 
@@ -62,9 +68,8 @@ fn daily_signal_at(window: &[Transmission], now: DateTime<Utc>) -> Value {
     }
     days.into_iter()
         .map(|(day, of_day)| {
-            let average = |figures: Vec<f64>| {
-                (!figures.is_empty()).then(|| figures.iter().sum::<f64>() / figures.len() as f64)
-            };
+            let average =
+                |figures: Vec<f64>| (!figures.is_empty()).then(|| figures.iter().sum::<f64>() / figures.len() as f64);
             let midnight = day.and_hms_opt(0, 0, 0).unwrap_or_default().and_utc();
             json!({
                 "timestamp": view::instant(midnight),

@@ -114,7 +114,8 @@ mod tests {
             result(&Attempt::delivered(Some(204))),
             json!({"status": "OK", "statusCode": 204, "statusText": "OK"})
         );
-        let refused = Attempt { status_code: Some(401), ..Attempt::failed(AttemptClass::Misconfigured, "Unauthorized") };
+        let refused =
+            Attempt { status_code: Some(401), ..Attempt::failed(AttemptClass::Misconfigured, "Unauthorized") };
         assert_eq!(result(&refused), json!({"status": "ERROR", "statusCode": 401, "statusText": "Unauthorized"}));
         let away = Attempt::failed(AttemptClass::Transient, "cannot connect to hub:443");
         assert_eq!(result(&away), json!({"status": "ERROR", "errorMessage": "cannot connect to hub:443"}));

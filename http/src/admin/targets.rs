@@ -35,12 +35,7 @@ const NUM_LOG_LINES_MAX: i64 = 250;
 
 /// Routes of this resource.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(list)
-        .service(create)
-        .service(read)
-        .service(update)
-        .service(delete)
-        .service(log);
+    cfg.service(list).service(create).service(read).service(update).service(delete).service(log);
 }
 
 /// `DataTarget`: what its type has.

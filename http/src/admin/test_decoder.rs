@@ -67,7 +67,9 @@ async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody
     for (name, json) in [("iotDeviceJsonString", &device), ("rawPayloadJsonString", &payload)] {
         serde_json::from_str::<&RawValue>(json).map_err(|e| failed(&format!("SyntaxError: {name}: {e}")))?;
     }
-    match decode_once(&state, DecoderSource { source: source.into(), dialect }, Bytes::from(payload), Arc::from(device)).await? {
+    match decode_once(&state, DecoderSource { source: source.into(), dialect }, Bytes::from(payload), Arc::from(device))
+        .await?
+    {
         Decoded::Value { json, .. } => Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned())),
         Decoded::Nothing => Ok(text(StatusCode::CREATED, "")),
     }

@@ -82,7 +82,9 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
     let counted_devices = if is_everything_visible {
         format!("iot_device d WHERE ({device_hits})")
     } else {
-        format!("iot_device d JOIN application a ON a.id = d.application_id WHERE ({device_hits}) AND {devices_visible}")
+        format!(
+            "iot_device d JOIN application a ON a.id = d.application_id WHERE ({device_hits}) AND {devices_visible}"
+        )
     };
     let applications = format!("application a WHERE a.name ILIKE $1 AND {}", visible("a.organization_id", "a.id"));
     format!(

@@ -117,9 +117,9 @@ impl ShareStore for PgAdminStore {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
         write.check(&Resource::Organization(organization))?;
-        let before =
-            write.snapshot(ChangedEntity::Organization, organization.0).await?.ok_or(AdminError::NotFound)?;
-        let update = "UPDATE organization SET open_data_dk_registered = $2, updated_by = $3, updated_at = now() WHERE id = $1";
+        let before = write.snapshot(ChangedEntity::Organization, organization.0).await?.ok_or(AdminError::NotFound)?;
+        let update =
+            "UPDATE organization SET open_data_dk_registered = $2, updated_by = $3, updated_at = now() WHERE id = $1";
         write.db().execute(update, &[&organization.0, &is_registered, &write.user_id()]).await.map_err(pg)?;
         write.record(ChangeAction::Update, ChangedEntity::Organization, organization.0, Some(before)).await?;
         write.commit().await

@@ -16,7 +16,8 @@ use super::{PgAdminStore, pg, row, secrets};
 
 const NUM_GROUPS_MAX: i64 = 1000;
 
-const COLUMNS: &str = "g.id, g.username, g.password_enc, g.sigfox_group_id, g.created_at, g.updated_at, g.created_by, g.updated_by";
+const COLUMNS: &str =
+    "g.id, g.username, g.password_enc, g.sigfox_group_id, g.created_at, g.updated_at, g.created_by, g.updated_by";
 
 impl PgAdminStore {
     fn sigfox_group_of(&self, r: &Row) -> Result<SigfoxGroupRow, AdminError> {
