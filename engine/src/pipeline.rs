@@ -21,18 +21,23 @@ use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, Log, SenderFactory};
+use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, SenderFactory};
 use tokio::task::JoinHandle;
 
+use crate::callers::CallersSubscriber;
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::identity::Identities;
 use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
+use crate::sigfox::SigfoxClient;
 use crate::source::{ChirpstackConfig, ChirpstackSource};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
@@ -65,6 +70,10 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("SLUSE_SIGFOX_API_URL: {0}")]
+    Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
+    #[error("mail: {0}")]
+    Mail(#[from] crate::mail::MailSetupError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -109,13 +118,13 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let (log, senders) = open_log(config, keys, senders).await?;
+    let (log, leased_senders) = open_log(config, keys, &senders).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
         log: Arc::clone(&log),
         store: Arc::clone(store) as _,
-        senders,
+        senders: leased_senders,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -144,9 +153,17 @@ pub async fn build(
     );
     let gate = Arc::new(gate.await?);
 
+    // ── mail: what people are written ───────────────────────────────────────────────────────────────────────────────
+    let mailer: Arc<dyn Mailer> = match &config.mail {
+        Some(mail) => Arc::new(SmtpMailer::new(mail)?),
+        None => Arc::new(NoMailer),
+    };
+
     // ── administration reaches running actors ───────────────────────────────────────────────────────────────────────
     let reloader = Reloader::new(Arc::clone(store) as _).await?;
+    let callers = Arc::new(CallersEpoch::default());
     let reloader = reloader
+        .with(Arc::new(CallersSubscriber(Arc::clone(&callers))))
         .with(directory)
         .with(Arc::new(DecoderSubscriber(Arc::clone(&decoder) as _)))
         .with(Arc::new(devices.clone()))
@@ -178,11 +195,16 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            identities: Arc::new(Identities::new(store)),
+            sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
+            probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log),
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
+            mailer,
+            callers,
             render_metrics: render,
         },
     )?;
@@ -194,13 +216,13 @@ pub async fn build(
 async fn open_log(
     config: &Config,
     keys: &Keys,
-    senders: Arc<Senders>,
+    senders: &Arc<Senders>,
 ) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
     let Some(kafka) = kafka_config(config, keys) else {
-        return Ok((EmbeddedLog::open(log_config(config))?, senders));
+        return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
     };
     let log = KafkaLog::open(kafka).await?;
-    let senders = LeasedSenders::new(senders, log.lease());
+    let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
     Ok((log, senders))
 }
 
@@ -322,6 +344,9 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     let mut http = HttpConfig::new(config.http.listen, keys.jwt_secret.clone());
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
+    http.token_lifetime = config.http.token_lifetime;
+    http.backend_base_url = config.http.backend_base_url.clone();
+    http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http
