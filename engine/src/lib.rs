@@ -6,6 +6,7 @@ pub mod data_dir;
 pub mod decoder;
 pub mod engine;
 pub mod log;
+pub mod login;
 pub mod metrics;
 pub mod pipeline;
 pub mod readiness;

@@ -20,6 +20,7 @@ use sluse_actors::reload::Reloader;
 use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::port::{Assignment, Log};
 use tokio::task::JoinHandle;
@@ -27,9 +28,11 @@ use tokio::task::JoinHandle;
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::metrics::Metrics;
 use crate::readiness::NodeReadiness;
+use crate::send::tls::Authorities;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
 use crate::source::{ChirpstackConfig, ChirpstackSource};
@@ -62,6 +65,8 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("log-in: {0}")]
+    LogIn(#[from] LogInSettingsError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -175,6 +180,7 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            log_in: log_in_providers(config)?,
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log) as _,
@@ -209,6 +215,16 @@ impl Pipeline {
     /// Where the API listens.
     pub fn addresses(&self) -> &[std::net::SocketAddr] {
         &self.http.addrs
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addresses(&self) -> &[std::net::SocketAddr] {
+        &self.http.tls_addrs
+    }
+
+    /// Reads the TLS listener's certificate and key again.
+    pub fn reload_certificates(&self) {
+        self.http.reload_certificates();
     }
 
     /// Adds this pipeline's phases to a stop, source to sink.
@@ -251,6 +267,19 @@ impl Pipeline {
     }
 }
 
+/// Log-in providers as far as they are configured. The provider's own certificate may come from whom the targets' may.
+fn log_in_providers(config: &Config) -> Result<LogInProviders, LogInSettingsError> {
+    let mut providers = LogInProviders::default();
+    if let Some(settings) = &config.log_in.kombit {
+        providers.kombit = Some(Arc::new(Kombit::new(settings)?));
+    }
+    if let Some(settings) = &config.log_in.oidc {
+        let authorities = Authorities::load(config.target.ca_certificates.as_deref())?;
+        providers.oidc = Some(Arc::new(Oidc::new(settings.clone(), &authorities)?));
+    }
+    Ok(providers)
+}
+
 fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -289,6 +318,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.backend_base_url = config.http.backend_base_url.clone();
+    http.tls = config.http.tls.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http

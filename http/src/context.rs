@@ -15,6 +15,8 @@ use crate::admin::live_tail::Watchers;
 use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::login::LogInProviders;
+use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
@@ -27,6 +29,7 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub log_in: LogInProviders,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -43,6 +46,7 @@ pub struct AppState {
     pub ports: Ports,
     pub config: HttpConfig,
     pub authenticator: Authenticator,
+    pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
     pub ingest_metrics: IngestMetrics,
@@ -56,6 +60,7 @@ impl AppState {
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
             authenticator: Authenticator::new(&config),
+            attempts: Attempts::new(&config),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),

@@ -14,14 +14,18 @@ pub mod error;
 pub mod health;
 pub mod ingest;
 pub mod json;
+pub mod login;
 pub mod metrics;
 pub mod page;
 pub mod password;
 pub mod request_id;
+pub mod security;
 pub mod server;
 pub mod throttle;
+pub mod tls;
 pub mod validate;
 
 pub use config::HttpConfig;
 pub use context::{AppState, Ports};
 pub use server::{HttpServer, StartError, start};
+pub use tls::TlsListen;

@@ -10,7 +10,7 @@ use figment::value::{Num, Value};
 use super::meant::ConfigError;
 
 /// Names that stay, with the key that each sets.
-const NAMES: [(&str, &str); 17] = [
+const NAMES: [(&str, &str); 21] = [
     ("SLUSE_DATA_DIR", "data_dir"),
     ("SLUSE_NODE_ID", "node_id"),
     ("SLUSE_SECRET_KEY", "secret_key"),
@@ -28,6 +28,10 @@ const NAMES: [(&str, &str); 17] = [
     ("REDIS_URL", "redis.url"),
     ("SLUSE_ADMIN_EMAIL", "admin.email"),
     ("SLUSE_ADMIN_PASSWORD", "admin.password"),
+    ("KOMBIT_ENTRYPOINT", "kombit.entry_point"),
+    ("KOMBIT_CERTIFICATEPUBLICKEY", "kombit.certificate"),
+    ("KOMBIT_CERTIFICATEPRIVATEKEY", "kombit.private_key"),
+    ("KOMBIT_ROLE_NAME", "kombit.role_name"),
 ];
 const FILTER: (&str, &str) = ("SLUSE_LOG", "tracing.filter");
 /// Read elsewhere: which file to read.

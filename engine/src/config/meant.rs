@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluse_http::TlsListen;
 use sluse_schema::secret::Secret;
 
+use super::login::{self, LogInConfig};
 use super::said::{self, Said};
 use crate::store::cipher::SECRET_KEY_CHARS_MIN;
 
@@ -34,7 +36,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
+    pub(super) fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
         Self::Invalid { key, expected: expected.into() }
     }
 
@@ -76,6 +78,7 @@ pub struct Config {
     pub metrics: MetricsConfig,
     pub redis_url: Option<Secret>,
     pub admin: AdminConfig,
+    pub log_in: LogInConfig,
     pub tracing: TracingConfig,
 }
 
@@ -90,6 +93,7 @@ pub struct HttpConfig {
     pub frontend_base_url: String,
     /// Without a slash at its end.
     pub backend_base_url: String,
+    pub tls: Option<TlsListen>,
     /// `None`: one per core.
     pub num_workers: Option<usize>,
 }
@@ -208,6 +212,7 @@ impl Config {
             let expected = format!("a text of {SECRET_KEY_CHARS_MIN} characters or more");
             return Err(ConfigError::invalid("secret_key (SLUSE_SECRET_KEY)", expected));
         }
+        let log_in = login::meant(&said)?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !said.node_id.chars().all(is_name) || said.node_id.len() > 64 {
             return Err(ConfigError::invalid(
@@ -219,7 +224,7 @@ impl Config {
             file: file.map(Path::to_path_buf),
             data_dir: PathBuf::from(&said.data_dir),
             node_id: (!said.node_id.is_empty()).then_some(said.node_id),
-            secret_key: secret(&said.secret_key),
+            secret_key: login::not_published("secret_key (SLUSE_SECRET_KEY)", &said.secret_key)?,
             http: http(&said.http)?,
             database: DatabaseConfig {
                 url: secret(&said.database.url),
@@ -252,7 +257,11 @@ impl Config {
                 },
             },
             redis_url: secret(&said.redis.url),
-            admin: AdminConfig { email: said.admin.email, password: secret(&said.admin.password) },
+            log_in,
+            admin: AdminConfig {
+                password: login::not_published("admin.password (SLUSE_ADMIN_PASSWORD)", &said.admin.password)?,
+                email: said.admin.email,
+            },
             tracing: TracingConfig {
                 filter: said.tracing.filter,
                 format: match said.tracing.format.as_str() {
@@ -281,12 +290,29 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         })?;
     Ok(HttpConfig {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
-        jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
+        jwt_secret: login::signing_secret("http.jwt_secret (SLUSE_JWT_SECRET)", &said.jwt_secret)?,
+        tls: tls(said)?,
         trusted_proxies,
         frontend_base_url: base_url("http.frontend_base_url (FRONTEND_BASEURL)", &said.frontend_base_url)?,
         backend_base_url: base_url("http.backend_base_url (BACKEND_BASEURL)", &said.backend_base_url)?,
         num_workers: (said.num_workers > 0).then_some(said.num_workers),
     })
+}
+
+fn tls(said: &said::HttpSaid) -> Result<Option<TlsListen>, ConfigError> {
+    if said.tls_listen.is_empty() {
+        return Ok(None);
+    }
+    for (key, path) in [("http.tls_certificate", &said.tls_certificate), ("http.tls_key", &said.tls_key)] {
+        if path.is_empty() {
+            return Err(ConfigError::invalid(key, "the path of a PEM file, when http.tls_listen is set"));
+        }
+    }
+    Ok(Some(TlsListen {
+        listen: address("http.tls_listen", &said.tls_listen)?,
+        certificate: PathBuf::from(&said.tls_certificate),
+        key: PathBuf::from(&said.tls_key),
+    }))
 }
 
 fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {

@@ -2,9 +2,11 @@
 //! means (`meant`: parsed, checked, with paths). `defaults.toml` is what `sluse config` prints.
 
 mod env;
+mod login;
 mod meant;
 mod said;
 
+pub use login::LogInConfig;
 pub use meant::{
     AdminConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig, Durability,
     HttpConfig, LogConfig, LogFormat, MetricsConfig, TargetConfig, TracingConfig,

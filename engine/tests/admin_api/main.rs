@@ -2,9 +2,13 @@
 //! send, and what a server bears. `serve` runs it for the recorded exchanges: `SLUSE_TEST_SERVE=127.0.0.1:3999,60`.
 
 mod fixture;
+mod identity_provider;
 mod ingest;
 mod inspection;
 mod isolation;
+mod login_kombit;
+mod login_oidc;
+mod openid_provider;
 mod registry;
 mod tenants;
 

@@ -26,7 +26,9 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
             .wrap(from_fn(reduce_errors))
             .route("/login", web::post().to(log_in))
             .route("/profile", web::get().to(profile))
-            .route("/me", web::get().to(me)),
+            .route("/me", web::get().to(me))
+            .configure(super::kombit::routes)
+            .configure(super::oidc::routes),
     );
 }
 

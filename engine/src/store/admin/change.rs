@@ -29,6 +29,8 @@ pub enum ChangeAction {
     Delete,
     /// Somebody logged in.
     LogIn,
+    /// Somebody logged out: his tokens are refused from now on.
+    LogOut,
 }
 
 impl ChangeAction {
@@ -39,6 +41,7 @@ impl ChangeAction {
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
             Self::LogIn => "LOGIN",
+            Self::LogOut => "LOGOUT",
         }
     }
 }

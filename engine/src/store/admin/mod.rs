@@ -16,6 +16,7 @@ mod connection;
 mod decoder;
 mod device;
 mod inspect;
+mod login;
 mod related;
 mod secrets;
 mod target;

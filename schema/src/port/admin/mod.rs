@@ -10,6 +10,7 @@ pub mod decoder;
 pub mod device;
 pub mod device_model;
 pub mod inspect;
+pub mod login;
 pub mod organization;
 pub mod permission;
 pub mod target;
@@ -25,6 +26,7 @@ pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
 pub use inspect::InspectStore;
+pub use login::LogInStore;
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
@@ -51,6 +53,7 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + LogInStore
 {
 }
 
