@@ -475,7 +475,6 @@ async fn without_configuration_every_route_says_so() {
     let api = Api::start().await;
     for (method, path) in [
         ("GET", "/auth/kombit/login?redirect=http://localhost:8081"),
-        ("GET", "/auth/kombit/logout"),
         ("GET", "/auth/kombit/logout/callback"),
         ("GET", "/auth/kombit/metadata"),
         ("GET", "/auth/oidc/login"),
@@ -485,6 +484,8 @@ async fn without_configuration_every_route_says_so() {
         assert_eq!(status, 404, "{path}: {body}");
         assert!(body["message"].as_str().unwrap().contains("is not configured"), "{path}: {body}");
     }
+    assert_eq!(api.call("GET", "/auth/kombit/logout", None, None).await.0, 401);
+    assert_eq!(api.call("GET", "/auth/kombit/logout", Some(&api.admin), None).await.0, 404);
     let response = api
         .browser
         .post(format!("{}/auth/kombit/login/callback", api.base))

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, get, post, web};
 use chrono::Utc;
 use sluse_schema::permission::PrincipalKind;
 use sluse_schema::policy::{Action, Resource, decide};
 use sluse_schema::port::login::OIDC_NAME_ID_PREFIX;
 use sluse_schema::port::{LogInError, SamlProvider};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::body;
 use crate::config::ADMIN_BODY_BYTES_MAX;
@@ -25,12 +26,8 @@ use crate::login::attempt::Provider;
 use crate::login::front_end;
 
 /// Routes, below `/auth`.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/kombit/login", web::get().to(log_in))
-        .route("/kombit/login/callback", web::post().to(come_back))
-        .route("/kombit/logout", web::get().to(log_out))
-        .route("/kombit/logout/callback", web::get().to(logged_out))
-        .route("/kombit/metadata", web::get().to(metadata));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(log_in).service(come_back).service(log_out).service(logged_out).service(metadata);
 }
 
 /// One value of the query.
@@ -54,6 +51,13 @@ pub(super) fn throttle(request: &HttpRequest, state: &AppState, attempt: &str) -
     state.throttle.attempt(state.remote_address(request), attempt).map_err(ApiError::too_many)
 }
 
+/// Sends a browser to KOMBIT to log in.
+#[utoipa::path(
+    tag = "auth",
+    params(("redirect" = Option<String>, Query, description = "where to go afterwards; at the web client's origin")),
+    responses((status = 302)),
+)]
+#[get("/kombit/login")]
 async fn log_in(request: HttpRequest, state: web::Data<AppState>) -> ApiResult {
     let provider = provider(&state)?;
     let now = Utc::now();
@@ -68,6 +72,13 @@ pub(super) fn with_cookie(mut response: HttpResponse, cookie: actix_web::cookie:
     Ok(response)
 }
 
+/// Takes KOMBIT's answer from a browser, and sends it on with a token.
+#[utoipa::path(
+    tag = "auth",
+    request_body(content = SamlForm, content_type = "application/x-www-form-urlencoded"),
+    responses((status = 302)),
+)]
+#[post("/kombit/login/callback")]
 async fn come_back(request: HttpRequest, state: web::Data<AppState>, form: Form) -> ApiResult {
     let provider = provider(&state)?;
     let Some(attempt) = state.attempts.of_request(Provider::Kombit, &request) else {
@@ -108,15 +119,23 @@ pub(super) fn answer(
     }
 }
 
-/// Ends the session here (every token of this user) and at the provider. The web client follows a link, so the token is in the
-/// query; nowhere else is it taken from there.
+/// Ends the session here (every token of this user) and at the provider.
+///
+/// The web client follows a link, so the token may stand in the query; nowhere else is it taken from there.
+#[utoipa::path(
+    tag = "auth",
+    params(("secret_token" = Option<String>, Query)),
+    responses((status = 302)),
+    security(("token" = [])),
+)]
+#[get("/kombit/logout")]
 async fn log_out(request: HttpRequest, state: web::Data<AppState>) -> ApiResult {
+    let token = query(&request, "secret_token");
+    let caller = state.authenticator.authenticate_by(request.headers(), token.as_deref(), state.admin()).await?;
     let (kombit, oidc) = (state.ports.log_in.kombit.as_ref(), state.ports.log_in.oidc.as_ref());
     if oidc.is_none() {
         provider(&state)?;
     }
-    let token = query(&request, "secret_token");
-    let caller = state.authenticator.authenticate_by(request.headers(), token.as_deref(), state.admin()).await?;
     let user = caller.principal.user;
     let permit = decide(&caller.principal, Action::Write, Resource::Own(user))?;
     let name_id = state.admin().account_of_user(user).await?.and_then(|account| account.name_id);
@@ -134,14 +153,35 @@ async fn log_out(request: HttpRequest, state: web::Data<AppState>) -> ApiResult 
     Ok(front_end::away(&url))
 }
 
+/// Where KOMBIT sends a browser after logging out.
+#[utoipa::path(
+    tag = "auth",
+    responses((status = 200)),
+)]
+#[get("/kombit/logout/callback")]
 async fn logged_out(state: web::Data<AppState>) -> ApiResult {
     provider(&state)?;
     Ok(json::text(StatusCode::OK, "Logged out ..."))
 }
 
+/// Our SAML metadata.
+#[utoipa::path(
+    tag = "auth",
+    responses((status = 200, content_type = "text/xml")),
+)]
+#[get("/kombit/metadata")]
 async fn metadata(state: web::Data<AppState>) -> ApiResult {
     let metadata = provider(&state)?.metadata();
     Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, "text/xml; charset=utf-8")).body(metadata))
+}
+
+/// What KOMBIT has a browser post.
+#[derive(Debug, utoipa::ToSchema)]
+#[allow(dead_code, reason = "the shape is documented, the form is read by name")]
+pub struct SamlForm {
+    /// Base64 of a SAML response.
+    #[schema(rename = "SAMLResponse")]
+    saml_response: String,
 }
 
 /// A form as a browser posts it.
