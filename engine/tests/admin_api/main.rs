@@ -9,6 +9,7 @@ mod isolation;
 mod login_kombit;
 mod login_oidc;
 mod openid_provider;
+mod program;
 mod registry;
 mod tenants;
 

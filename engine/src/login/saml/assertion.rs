@@ -11,7 +11,7 @@ use roxmltree::Node;
 use sluse_schema::port::LogInError;
 use sluse_schema::port::login::OIDC_NAME_ID_PREFIX;
 
-use super::xml::{ASSERTION, children, only_child, optional_child, parse, refused, text};
+use super::xml::{ASSERTION, children, only_child, parse, refused, text};
 
 /// How far the provider's clock and ours may be apart.
 pub(super) const CLOCK_SKEW: TimeDelta = TimeDelta::seconds(60);
