@@ -1,5 +1,6 @@
 //! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
 
+pub mod callers;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
@@ -7,6 +8,7 @@ pub mod decoder;
 pub mod engine;
 pub mod log;
 pub mod login;
+pub mod mail;
 pub mod metrics;
 pub mod pipeline;
 pub mod readiness;

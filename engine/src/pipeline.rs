@@ -22,14 +22,16 @@ use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, Log};
+use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer};
 use tokio::task::JoinHandle;
 
+use crate::callers::CallersSubscriber;
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::readiness::NodeReadiness;
 use crate::send::tls::Authorities;
@@ -67,6 +69,8 @@ pub enum BuildError {
     Source(#[from] crate::source::SourceError),
     #[error("log-in: {0}")]
     LogIn(#[from] LogInSettingsError),
+    #[error("mail: {0}")]
+    Mail(#[from] crate::mail::MailSetupError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -146,9 +150,17 @@ pub async fn build(
     );
     let gate = Arc::new(gate.await?);
 
+    // ── mail: what people are written ───────────────────────────────────────────────────────────────────────────────
+    let mailer: Arc<dyn Mailer> = match &config.mail {
+        Some(mail) => Arc::new(SmtpMailer::new(mail)?),
+        None => Arc::new(NoMailer),
+    };
+
     // ── administration reaches running actors ───────────────────────────────────────────────────────────────────────
     let reloader = Reloader::new(Arc::clone(store) as _).await?;
+    let callers = Arc::new(CallersEpoch::default());
     let reloader = reloader
+        .with(Arc::new(CallersSubscriber(Arc::clone(&callers))))
         .with(directory)
         .with(Arc::new(DecoderSubscriber(Arc::clone(&decoder) as _)))
         .with(Arc::new(devices.clone()))
@@ -186,6 +198,8 @@ pub async fn build(
                 Arc::clone(&log) as _,
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
+            mailer,
+            callers,
             render_metrics: render,
         },
     )?;
@@ -317,6 +331,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     let mut http = HttpConfig::new(config.http.listen, keys.jwt_secret.clone());
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
+    http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
     http.tls = config.http.tls.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();

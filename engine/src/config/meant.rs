@@ -8,9 +8,14 @@ use ipnet::IpNet;
 use sluse_http::TlsListen;
 use sluse_schema::secret::Secret;
 
+use super::duration::parse_duration;
 use super::login::{self, LogInConfig};
 use super::said::{self, Said};
 use crate::store::cipher::SECRET_KEY_CHARS_MIN;
+
+/// How long a token may be good for.
+const TOKEN_LIFETIME: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(366 * 24 * 3600);
 
 /// Why the configuration cannot be used. Names the key; never shows a value that may be secret.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +82,9 @@ pub struct Config {
     pub target: TargetConfig,
     pub metrics: MetricsConfig,
     pub redis_url: Option<Secret>,
+    /// `None`: no mail is sent.
+    pub mail: Option<MailConfig>,
+    pub audit: AuditConfig,
     pub admin: AdminConfig,
     pub log_in: LogInConfig,
     pub tracing: TracingConfig,
@@ -91,6 +99,7 @@ pub struct HttpConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Without a slash at its end.
     pub frontend_base_url: String,
+    pub token_lifetime: Duration,
     /// Without a slash at its end.
     pub backend_base_url: String,
     pub tls: Option<TlsListen>,
@@ -164,6 +173,38 @@ pub struct TargetConfig {
 #[derive(Clone, Debug)]
 pub struct MetricsConfig {
     pub listen: Option<SocketAddr>,
+}
+
+/// How mail is protected on its way to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailTls {
+    /// From the first byte.
+    Implicit,
+    /// After `STARTTLS`, which the server must offer.
+    StartTls,
+    /// After `STARTTLS` if it is offered.
+    Opportunistic,
+    /// Not at all.
+    None,
+}
+
+/// `[mail]`
+#[derive(Clone, Debug)]
+pub struct MailConfig {
+    pub host: String,
+    pub port: u16,
+    /// User and password.
+    pub credentials: Option<(String, Secret)>,
+    pub from: String,
+    pub tls: MailTls,
+    pub ca_certificates: Option<PathBuf>,
+}
+
+/// `[audit]`. `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    pub change_log_days: Option<u32>,
+    pub system_log_days: Option<u32>,
 }
 
 /// `[admin]`
@@ -258,6 +299,11 @@ impl Config {
             },
             redis_url: secret(&said.redis.url),
             log_in,
+            mail: mail(&said.mail)?,
+            audit: AuditConfig {
+                change_log_days: (said.audit.change_log_days > 0).then_some(said.audit.change_log_days),
+                system_log_days: (said.audit.system_log_days > 0).then_some(said.audit.system_log_days),
+            },
             admin: AdminConfig {
                 password: login::not_published("admin.password (SLUSE_ADMIN_PASSWORD)", &said.admin.password)?,
                 email: said.admin.email,
@@ -291,27 +337,46 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
     Ok(HttpConfig {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
         jwt_secret: login::signing_secret("http.jwt_secret (SLUSE_JWT_SECRET)", &said.jwt_secret)?,
-        tls: tls(said)?,
+        tls: super::tls::meant(said)?,
         trusted_proxies,
+        token_lifetime: parse_duration(&said.token_lifetime).filter(|d| TOKEN_LIFETIME.contains(d)).ok_or_else(
+            || {
+                ConfigError::invalid(
+                    "http.token_lifetime (JWT_EXPIRESIN)",
+                    "a duration like 9h, 30m or 1d, between ten seconds and a year",
+                )
+            },
+        )?,
         frontend_base_url: base_url("http.frontend_base_url (FRONTEND_BASEURL)", &said.frontend_base_url)?,
         backend_base_url: base_url("http.backend_base_url (BACKEND_BASEURL)", &said.backend_base_url)?,
         num_workers: (said.num_workers > 0).then_some(said.num_workers),
     })
 }
 
-fn tls(said: &said::HttpSaid) -> Result<Option<TlsListen>, ConfigError> {
-    if said.tls_listen.is_empty() {
+fn mail(said: &said::MailSaid) -> Result<Option<MailConfig>, ConfigError> {
+    if said.host.is_empty() {
         return Ok(None);
     }
-    for (key, path) in [("http.tls_certificate", &said.tls_certificate), ("http.tls_key", &said.tls_key)] {
-        if path.is_empty() {
-            return Err(ConfigError::invalid(key, "the path of a PEM file, when http.tls_listen is set"));
-        }
+    if said.from.is_empty() {
+        return Err(ConfigError::invalid("mail.from (EMAIL_FROM)", "the address that mails come from"));
     }
-    Ok(Some(TlsListen {
-        listen: address("http.tls_listen", &said.tls_listen)?,
-        certificate: PathBuf::from(&said.tls_certificate),
-        key: PathBuf::from(&said.tls_key),
+    let credentials = (!said.user.is_empty()).then(|| (said.user.clone(), Secret::new(said.password.as_str())));
+    Ok(Some(MailConfig {
+        tls: match said.tls.as_str() {
+            "auto" if said.port == 465 => MailTls::Implicit,
+            // A password is never sent in the clear because somebody took the offer of TLS out.
+            "auto" if credentials.is_some() => MailTls::StartTls,
+            "auto" => MailTls::Opportunistic,
+            "implicit" => MailTls::Implicit,
+            "starttls" => MailTls::StartTls,
+            "none" => MailTls::None,
+            _ => return Err(ConfigError::invalid("mail.tls", "auto, implicit, starttls or none")),
+        },
+        host: said.host.clone(),
+        port: said.port,
+        credentials,
+        from: said.from.clone(),
+        ca_certificates: (!said.ca_certificates.is_empty()).then(|| PathBuf::from(&said.ca_certificates)),
     }))
 }
 
@@ -352,7 +417,7 @@ fn base_url(key: &'static str, text: &str) -> Result<String, ConfigError> {
 }
 
 /// An address to listen on; `localhost:3000` is understood too.
-fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     let text = text.trim();
     let numeric = text.replace("localhost:", "127.0.0.1:");
     numeric.parse().map_err(|_| ConfigError::invalid(key, "an address and a port like 127.0.0.1:3000"))
@@ -380,13 +445,19 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_its_name() {
         type Change = fn(&mut Said);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 10] = [
             (|said| said.http.listen = "3000".into(), "http.listen"),
             (|said| said.secret_key = "too short".into(), "SLUSE_SECRET_KEY"),
             (|said| said.http.trusted_proxies = "10.0.0.0/99".into(), "SLUSE_TRUSTED_PROXIES"),
             (|said| said.log.num_partitions = 0, "log.num_partitions"),
             (|said| said.log.durability = "maybe".into(), "log.durability"),
             (|said| said.node_id = "a b".into(), "SLUSE_NODE_ID"),
+            (|said| said.http.token_lifetime = "soon".into(), "JWT_EXPIRESIN"),
+            (|said| said.mail.host = "mail.example.org".into(), "EMAIL_FROM"),
+            (
+                |said| (said.mail.host, said.mail.from, said.mail.tls) = ("h".into(), "a@b.dk".into(), "yes".into()),
+                "mail.tls",
+            ),
             (|said| said.log.kafka_brokers = "k:9092".into(), "SLUSE_SECRET_KEY"),
         ];
         for (change, name) in cases {
@@ -394,6 +465,21 @@ mod tests {
             assert!(error.contains(name), "{error}");
             assert!(!error.contains("too short"), "{error}");
         }
+    }
+
+    #[test]
+    fn mail_goes_over_tls_where_a_password_does() {
+        let tls = |port, user: &str| {
+            let config = meant(|said| {
+                (said.mail.host, said.mail.from) = ("mail.example.org".into(), "a@example.org".into());
+                (said.mail.port, said.mail.user) = (port, user.into());
+            });
+            config.unwrap().mail.unwrap().tls
+        };
+        assert_eq!(tls(465, ""), MailTls::Implicit);
+        assert_eq!(tls(587, "rita"), MailTls::StartTls);
+        assert_eq!(tls(25, ""), MailTls::Opportunistic);
+        assert!(meant(|_| ()).unwrap().mail.is_none());
     }
 
     #[test]

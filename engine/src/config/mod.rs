@@ -1,15 +1,17 @@
 //! Configuration in two phases: what was said (`said`: a file, the environment over it, unknown keys refused), and what it
 //! means (`meant`: parsed, checked, with paths). `defaults.toml` is what `sluse config` prints.
 
+mod duration;
 mod env;
 mod login;
 mod meant;
 mod said;
+mod tls;
 
 pub use login::LogInConfig;
 pub use meant::{
-    AdminConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig, Durability,
-    HttpConfig, LogConfig, LogFormat, MetricsConfig, TargetConfig, TracingConfig,
+    AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig,
+    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
 };
 pub use said::{DEFAULTS_TOML, Said};
 

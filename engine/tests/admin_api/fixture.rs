@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sluse_engine::mail::NoMailer;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
@@ -170,6 +171,8 @@ impl Api {
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
             log_in,
+            mailer: Arc::new(NoMailer),
+            callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));

@@ -2,6 +2,7 @@
 //! send, and what a server bears. `serve` runs it for the recorded exchanges: `SLUSE_TEST_SERVE=127.0.0.1:3999,60`.
 
 mod fixture;
+mod fuzz;
 mod identity_provider;
 mod ingest;
 mod inspection;
@@ -12,6 +13,7 @@ mod openid_provider;
 mod program;
 mod registry;
 mod tenants;
+mod walk;
 
 use fixture::{ADMIN_EMAIL, Api};
 use serde_json::json;
