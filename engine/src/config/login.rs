@@ -123,7 +123,9 @@ mod tests {
             said.kombit.private_key = "hunter3".into();
         });
         assert!(whole.unwrap().kombit.is_some());
-        assert!(meant_of(|said| said.oidc.issuer = "https://idp.example.org".into()).unwrap_err().contains("client_id"));
+        assert!(
+            meant_of(|said| said.oidc.issuer = "https://idp.example.org".into()).unwrap_err().contains("client_id")
+        );
     }
 
     #[test]

@@ -13,10 +13,7 @@ pub use saml::{Kombit, KombitSettings};
 #[derive(Debug, thiserror::Error)]
 pub enum LogInSettingsError {
     #[error("{setting}: {source}")]
-    Pem {
-        setting: &'static str,
-        source: PemError,
-    },
+    Pem { setting: &'static str, source: PemError },
     #[error("{setting} must be {expected}")]
     Invalid { setting: &'static str, expected: &'static str },
     #[error("the log-in provider's HTTP client cannot be set up: {0}")]

@@ -242,8 +242,7 @@ fn check_token(
     let claims = token.claims(&verifier, nonce)?.clone();
     if let Some(expected) = claims.access_token_hash() {
         let of_key = |error| ClaimsVerificationError::SignatureVerification(error);
-        let (algorithm, key) =
-            (token.signing_alg().map_err(of_key)?, token.signing_key(&verifier).map_err(of_key)?);
+        let (algorithm, key) = (token.signing_alg().map_err(of_key)?, token.signing_key(&verifier).map_err(of_key)?);
         let found = AccessTokenHash::from_token(access_token, algorithm, key)
             .map_err(|error| ClaimsVerificationError::Other(error.to_string()))?;
         if found != *expected {

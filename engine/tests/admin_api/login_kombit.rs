@@ -163,7 +163,10 @@ async fn somebody_new_is_let_in_made_a_user_and_found_again() {
     let claims = token.split('.').nth(1).unwrap();
     let claims = base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, claims).unwrap();
     let claims: Value = serde_json::from_slice(&claims).unwrap();
-    assert_eq!((&claims["isKombit"], &claims["username"], &claims["sub"]), (&json!(true), &json!(NAME_ID), &user["id"]));
+    assert_eq!(
+        (&claims["isKombit"], &claims["username"], &claims["sub"]),
+        (&json!(true), &json!(NAME_ID), &user["id"])
+    );
 
     rig.log_in().await;
     assert_eq!(rig.api.number("SELECT count(*) FROM app_user WHERE name_id IS NOT NULL").await, 1);
@@ -304,16 +307,29 @@ async fn a_forged_assertion_around_beside_or_inside_the_signed_one_is_refused() 
         ("inside", response(&say, &signed.replacen(close, &format!("{forged}{close}"), 1), None)),
         ("under the other's id", response(&say, &moved.replace("_evil", "_assertion"), None)),
         ("with the signature, beside", response(&say, &format!("{moved}{}", unsigned(&signed)), None)),
-        ("signed one in an extension", response(&say, &format!("<samlp:Extensions>{signed}</samlp:Extensions>{forged}"), None)),
-        ("in a response that is signed, too", whole.replacen("<saml:Assertion ", &format!("{forged}<saml:Assertion "), 1)),
+        (
+            "signed one in an extension",
+            response(&say, &format!("<samlp:Extensions>{signed}</samlp:Extensions>{forged}"), None),
+        ),
+        (
+            "in a response that is signed, too",
+            whole.replacen("<saml:Assertion ", &format!("{forged}<saml:Assertion "), 1),
+        ),
         (
             "around a response that is signed, too",
-            response(&say, &format!("<samlp:Extensions>{whole}</samlp:Extensions>{forged}"), None)
-                .replacen("ID=\"_response\"", "ID=\"_outer\"", 1),
+            response(&say, &format!("<samlp:Extensions>{whole}</samlp:Extensions>{forged}"), None).replacen(
+                "ID=\"_response\"",
+                "ID=\"_outer\"",
+                1,
+            ),
         ),
         (
             "in an object of the signature",
-            response(&say, &signed.replacen("</ds:Signature>", &format!("<ds:Object>{forged}</ds:Object></ds:Signature>"), 1), None),
+            response(
+                &say,
+                &signed.replacen("</ds:Signature>", &format!("<ds:Object>{forged}</ds:Object></ds:Signature>"), 1),
+                None,
+            ),
         ),
     ];
     for (what, xml) in cases {
@@ -327,7 +343,8 @@ async fn a_comment_in_a_name_does_not_make_another_name_of_it() {
     let rig = Rig::start().await;
     let left = rig.leave(Some(FRONTEND)).await;
     // Canonical form leaves comments out, so the signature still holds; a careless reader would stop at the comment.
-    let xml = rig.good(&left, |say| say.name_id = "CN=admin.evil.example".into()).replace("CN=admin.", "CN=admin<!-- x -->.");
+    let xml =
+        rig.good(&left, |say| say.name_id = "CN=admin.evil.example".into()).replace("CN=admin.", "CN=admin<!-- x -->.");
     let back = rig.come_back(&left, &xml).await;
     assert!(back.location.contains("jwt="), "{back:?}");
     assert_eq!(rig.api.number("SELECT count(*) FROM app_user WHERE name_id = 'CN=admin.evil.example'").await, 1);
@@ -371,7 +388,16 @@ async fn encrypted_assertions_are_read_and_have_to_be_signed_inside() {
         ("two", response(&say, &format!("{good}{good}"), None)),
         ("beside a forged one", response(&say, &format!("{good}{}", unsigned(&assertion(&say, "_evil"))), None)),
         ("two inside", response(&say, &inside(&format!("{signed}{signed}")), None)),
-        ("cut short", response(&say, &good.replace("<xenc:CipherValue>", "<xenc:CipherValue>AAAA</xenc:CipherValue><x>").replace("</xenc:CipherValue></xenc:CipherData>", "</x></xenc:CipherData>"), None)),
+        (
+            "cut short",
+            response(
+                &say,
+                &good
+                    .replace("<xenc:CipherValue>", "<xenc:CipherValue>AAAA</xenc:CipherValue><x>")
+                    .replace("</xenc:CipherValue></xenc:CipherData>", "</x></xenc:CipherData>"),
+                None,
+            ),
+        ),
     ];
     for (what, xml) in cases {
         assert_eq!(code(&rig.come_back(&left, &xml).await), FAILED, "{what}");
@@ -443,7 +469,8 @@ async fn metadata_say_what_is_done() {
     assert_eq!(service.attribute("WantAssertionsSigned"), Some("true"));
     let uses: Vec<_> = find("KeyDescriptor").filter_map(|node| node.attribute("use")).collect();
     assert_eq!(uses, ["signing", "encryption"]);
-    let der = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, rig.service.certificate.to_der().unwrap());
+    let der =
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, rig.service.certificate.to_der().unwrap());
     assert!(find("X509Certificate").all(|node| node.text() == Some(der.as_str())));
     let callback = find("AssertionConsumerService").next().unwrap();
     assert_eq!(callback.attribute("Location"), Some(format!("{base}/login/callback").as_str()));

@@ -90,11 +90,8 @@ impl Provider {
         });
         change(&mut claims);
         let code = uuid::Uuid::new_v4().to_string();
-        let issued = Issued {
-            challenge: asked["code_challenge"].clone(),
-            redirect_uri: asked["redirect_uri"].clone(),
-            claims,
-        };
+        let issued =
+            Issued { challenge: asked["code_challenge"].clone(), redirect_uri: asked["redirect_uri"].clone(), claims };
         self.state.lock().unwrap().codes.insert(code.clone(), issued);
         (code, asked["state"].clone())
     }
@@ -178,5 +175,6 @@ async fn token(request: HttpRequest, form: web::Form<HashMap<String, String>>, s
     let mut header = Header::new(state.algorithm);
     header.kid = (state.algorithm == Algorithm::RS256).then(|| state.key_id.clone());
     let id_token = jsonwebtoken::encode(&header, &issued.claims, &key).unwrap();
-    HttpResponse::Ok().json(json!({"access_token": "at", "token_type": "Bearer", "expires_in": 300, "id_token": id_token}))
+    HttpResponse::Ok()
+        .json(json!({"access_token": "at", "token_type": "Bearer", "expires_in": 300, "id_token": id_token}))
 }

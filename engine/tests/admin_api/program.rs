@@ -14,27 +14,30 @@ use crate::fixture::FRONTEND;
 use crate::identity_provider::{Pair, ROLE, Say, assertion, posted, query, read_request, response, sign};
 use crate::openid_provider::{CLIENT_ID, CLIENT_SECRET, Provider};
 
-/// A running `sluse serve`; a test that fails leaves none behind.
+/// A `sluse serve`; a test that fails leaves none behind.
+struct Program(Child);
+
+/// It is ready.
 struct Running {
-    child: Child,
+    program: Program,
     plain: SocketAddr,
     tls: SocketAddr,
     /// Kept open: it goes on logging.
     _out: BufReader<std::process::ChildStdout>,
 }
 
-impl Drop for Running {
+impl Drop for Program {
     fn drop(&mut self) {
         // PostgreSQL is its child and goes with it when it is asked kindly.
-        let _ = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
+        let _ = Command::new("kill").arg("-TERM").arg(self.0.id().to_string()).status();
         for _ in 0..600 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -43,7 +46,7 @@ fn serve(data_dir: &Path, settings: &[(&str, &str)]) -> Running {
     for name in ["DATABASE_URL", "KAFKA_BROKERS", "REDIS_URL", "CHIRPSTACK_MQTT_URL", "SLUSE_CONFIG"] {
         command.env_remove(name);
     }
-    let mut child = command
+    let started = command
         .arg("serve")
         .env("SLUSE_DATA_DIR", data_dir)
         .env("SLUSE_HTTP_LISTEN", "127.0.0.1:0")
@@ -52,14 +55,12 @@ fn serve(data_dir: &Path, settings: &[(&str, &str)]) -> Running {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut program = Program(started);
+    let mut out = BufReader::new(program.0.stdout.take().unwrap());
     let (mut plain, mut tls, mut said) = (None, None, String::new());
     loop {
         let mut line = String::new();
-        if out.read_line(&mut line).unwrap() == 0 {
-            let _ = child.kill();
-            panic!("ended early: {said}");
-        }
+        assert!(out.read_line(&mut line).unwrap() > 0, "ended early: {said}");
         let address = line.split("127.0.0.1:").nth(1).map(|rest| {
             let port: String = rest.chars().take_while(char::is_ascii_digit).collect();
             SocketAddr::from(([127, 0, 0, 1], port.parse().unwrap()))
@@ -72,7 +73,7 @@ fn serve(data_dir: &Path, settings: &[(&str, &str)]) -> Running {
         let is_ready = line.contains(": ready");
         said.push_str(&line);
         if is_ready {
-            return Running { child, plain: plain.unwrap(), tls: tls.unwrap(), _out: out };
+            return Running { program, plain: plain.unwrap(), tls: tls.unwrap(), _out: out };
         }
     }
 }
@@ -207,7 +208,7 @@ async fn it_serves_tls_and_logs_in_by_both_providers() {
     let second = write_certificate(dir.path());
     let new_key = std::fs::read(path("key.pem")).unwrap();
     let hang_up = || {
-        let pid = running.child.id().to_string();
+        let pid = running.program.0.id().to_string();
         assert!(Command::new("kill").arg("-HUP").arg(pid).status().unwrap().success());
     };
     std::fs::write(path("key.pem"), key).unwrap();

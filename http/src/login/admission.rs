@@ -105,7 +105,8 @@ async fn try_admit(
         return Err(Refusal::Inactive);
     }
     let principal = Principal::new(account.user, vouched.name_id.as_str(), PrincipalKind::User, &account.grants);
-    let permit = decide(&principal, Action::Write, Resource::Own(account.user)).map_err(|d| Refusal::Later(d.into()))?;
+    let permit =
+        decide(&principal, Action::Write, Resource::Own(account.user)).map_err(|d| Refusal::Later(d.into()))?;
     let by = changed_by(state, request, account.user, PrincipalKind::User);
     state.admin().record_log_in(&permit, &by, account.user, None).await?;
     state.authenticator.issue(&account, Utc::now()).map_err(Refusal::Later)
@@ -116,8 +117,7 @@ async fn find_or_make(state: &AppState, request: &HttpRequest, vouched: &Vouched
         return Ok(account);
     }
     let nobody = Resource::Account { user: UserId(0), organizations: Vec::new(), is_global_admin: false };
-    let permit =
-        decide(&Principal::system(), Action::Write, nobody).map_err(|denied| Refusal::Later(denied.into()))?;
+    let permit = decide(&Principal::system(), Action::Write, nobody).map_err(|denied| Refusal::Later(denied.into()))?;
     let by = changed_by(state, request, UserId(0), PrincipalKind::System);
     match state.admin().create_vouched_user(&permit, &by, &vouched.name, &vouched.name_id).await {
         Ok(account) => Ok(account),

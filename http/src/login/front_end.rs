@@ -60,7 +60,9 @@ mod tests {
 
     #[test]
     fn only_the_web_clients_origin_is_allowed() {
-        for good in ["https://iot.example.org", "https://iot.example.org:443/applications?x=1#y", "HTTPS://IOT.example.org/"] {
+        for good in
+            ["https://iot.example.org", "https://iot.example.org:443/applications?x=1#y", "HTTPS://IOT.example.org/"]
+        {
             assert!(allowed(good, FRONT_END).is_some(), "{good}");
         }
         let long = format!("{FRONT_END}/{}", "x".repeat(REDIRECT_BYTES_MAX));

@@ -216,13 +216,8 @@ mod tests {
     }
 
     fn checked_at(xml: &str, now: &str) -> Result<Subject, LogInError> {
-        let expected = Expected {
-            issuer: Some("idp"),
-            audience: "us",
-            recipient: "acs",
-            in_response_to: "q",
-            now: at(now),
-        };
+        let expected =
+            Expected { issuer: Some("idp"), audience: "us", recipient: "acs", in_response_to: "q", now: at(now) };
         check(parse(xml).unwrap().root_element(), &expected)
     }
 

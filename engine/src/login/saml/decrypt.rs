@@ -115,7 +115,7 @@ fn decipher(algorithm: &str, key: &[u8], packed: &[u8]) -> Result<Vec<u8>, Faile
 
 /// XML Encryption pads as ISO 10126 does: the last byte says how many, the others are anything.
 fn decipher_cbc(cipher: Cipher, key: &[u8], packed: &[u8]) -> Result<Vec<u8>, Failed> {
-    if key.len() != cipher.key_len() || packed.len() < 2 * BLOCK_BYTES || packed.len() % BLOCK_BYTES != 0 {
+    if key.len() != cipher.key_len() || packed.len() < 2 * BLOCK_BYTES || !packed.len().is_multiple_of(BLOCK_BYTES) {
         return Err(Failed);
     }
     let (iv, body) = packed.split_at(BLOCK_BYTES);

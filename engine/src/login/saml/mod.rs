@@ -89,7 +89,8 @@ impl Kombit {
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https") && url.fragment().is_none())
             .ok_or(LogInSettingsError::Invalid { setting: "KOMBIT_ENTRYPOINT", expected: "an http or https URL" })?;
-        let certificates = pem::certificates(&settings.certificate).map_err(pem_error("KOMBIT_CERTIFICATEPUBLICKEY"))?;
+        let certificates =
+            pem::certificates(&settings.certificate).map_err(pem_error("KOMBIT_CERTIFICATEPUBLICKEY"))?;
         let unusable = |_| pem_error("KOMBIT_CERTIFICATEPUBLICKEY")(pem::PemError::NotACertificate);
         let provider_keys: Vec<CertificateDer> = certificates
             .iter()
@@ -188,7 +189,10 @@ fn own_certificate(said: &str, key: &PKey<Private>) -> Result<Option<X509>, LogI
     if fits {
         Ok(certificate)
     } else {
-        Err(LogInSettingsError::Invalid { setting: SETTING, expected: "the certificate of KOMBIT_CERTIFICATEPRIVATEKEY" })
+        Err(LogInSettingsError::Invalid {
+            setting: SETTING,
+            expected: "the certificate of KOMBIT_CERTIFICATEPRIVATEKEY",
+        })
     }
 }
 

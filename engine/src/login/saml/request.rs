@@ -57,13 +57,7 @@ pub(super) fn authn_request(ours: &OurUrls, destination: &Url, id: &str, now: Da
 }
 
 /// Without a session index: it ends every session of this name at the provider.
-pub(super) fn logout_request(
-    ours: &OurUrls,
-    destination: &Url,
-    id: &str,
-    name_id: &str,
-    now: DateTime<Utc>,
-) -> String {
+pub(super) fn logout_request(ours: &OurUrls, destination: &Url, id: &str, name_id: &str, now: DateTime<Utc>) -> String {
     format!(
         "<samlp:LogoutRequest xmlns:samlp=\"{PROTOCOL}\" xmlns:saml=\"{ASSERTION}\" ID=\"{}\" Version=\"2.0\" \
          IssueInstant=\"{}\" Destination=\"{}\"><saml:Issuer>{}</saml:Issuer><saml:NameID Format=\"{X509_SUBJECT}\">{}\

@@ -167,7 +167,10 @@ mod tests {
             ("a forged one before", wrap(&format!("<a:Assertion ID='y'/>{signed}"))),
             ("a forged one behind", wrap(&format!("{signed}<a:Assertion ID='y'/>"))),
             ("the signed one inside a forged one", wrap(&format!("<a:Assertion ID='y'>{signed}</a:Assertion>"))),
-            ("the signed one in an extension", wrap(&format!("<p:Extensions>{signed}</p:Extensions><a:Assertion ID='y'/>"))),
+            (
+                "the signed one in an extension",
+                wrap(&format!("<p:Extensions>{signed}</p:Extensions><a:Assertion ID='y'/>")),
+            ),
             ("signed beside encrypted", wrap(&format!("{signed}<a:EncryptedAssertion/>"))),
             ("over something else", with("URI='#x'", "URI='#r'")),
             ("over the whole document", with("URI='#x'", "URI=''")),

@@ -27,7 +27,7 @@ pub(super) fn parse(text: &str) -> Result<Document<'_>, LogInError> {
     }
     let options = ParsingOptions { allow_dtd: false, nodes_limit: NUM_NODES_MAX, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).map_err(|error| refused(format!("XML: {error}")))?;
-    let mut depth = 0_usize;
+    let mut depth = 1_usize;
     let mut node = document.root_element();
     // Walks by hand: depth is what must not be trusted yet.
     loop {
@@ -125,8 +125,9 @@ mod tests {
     fn documents_with_a_dtd_too_deep_or_too_large_are_refused() {
         let entity = "<!DOCTYPE a [<!ENTITY x SYSTEM \"file:///etc/passwd\">]><a>&x;</a>";
         let deep = format!("{}{}", "<a>".repeat(101), "</a>".repeat(101));
+        let very_deep = "<a>".repeat(9_000);
         let large = format!("<a>{}</a>", "<b/>".repeat(10_001));
-        for bad in [entity, "<!DOCTYPE a><a/>", "<a>", "<a/><b/>", "<a b='1' b='2'/>", &deep, &large, ""] {
+        for bad in [entity, "<!DOCTYPE a><a/>", "<a>", "<a/><b/>", "<a b='1' b='2'/>", &deep, &very_deep, &large, ""] {
             assert!(parse(bad).is_err(), "{}", sluse_schema::text::cut(bad, 40));
         }
         assert!(parse(&format!("{}<b/><c/>{}", "<a>".repeat(50), "</a>".repeat(50))).is_ok());
