@@ -12,6 +12,7 @@ mod login_oidc;
 mod openid_provider;
 mod program;
 mod registry;
+mod silence;
 mod tenants;
 mod walk;
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::fixture::Api;
 
 /// What anybody may call. A route that is to be public has to be named here as well.
-const PUBLIC: [&str; 14] = [
+const PUBLIC: [&str; 16] = [
     "GET /api/v1",
     "GET /api/v1/healthcheck",
     "GET /healthz",
@@ -24,6 +24,8 @@ const PUBLIC: [&str; 14] = [
     "GET /api/v1/auth/oidc/callback",
     "POST /api/v1/receive-data",
     "POST /api/v1/sigfox-callback/data/bidir",
+    "GET /api/v1/open-data-dk-sharing/{id}",
+    "GET /api/v1/open-data-dk-sharing/{id}/data/{share}",
 ];
 
 /// One operation of the document.

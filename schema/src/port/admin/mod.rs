@@ -13,6 +13,9 @@ pub mod inspect;
 pub mod login;
 pub mod organization;
 pub mod permission;
+pub mod search;
+pub mod share;
+pub mod sigfox;
 pub mod target;
 pub mod user;
 
@@ -31,6 +34,9 @@ pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
+pub use search::SearchStore;
+pub use share::ShareStore;
+pub use sigfox::SigfoxGroupStore;
 pub use target::TargetAdminStore;
 pub use user::{AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
 
@@ -54,6 +60,9 @@ pub trait AdminStore:
     + ConnectionAdminStore
     + InspectStore
     + LogInStore
+    + SearchStore
+    + ShareStore
+    + SigfoxGroupStore
 {
 }
 
