@@ -223,7 +223,9 @@ impl Stage {
                             number += 1;
                             num_accepted.fetch_add(1, Ordering::Relaxed);
                         }
-                        Ok(answer) if answer.status().is_server_error() => tokio::time::sleep(Duration::from_millis(100)).await,
+                        Ok(answer) if answer.status().is_server_error() => {
+                            tokio::time::sleep(Duration::from_millis(100)).await
+                        }
                         Ok(answer) => panic!("{}", answer.status()),
                         Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
                     }
@@ -330,36 +332,40 @@ async fn two_nodes_lose_nothing_and_keep_the_order_through_a_kill_a_rolling_rest
     })
     .await;
 
-    stage.through(async |stage: &mut Stage| {
-        stage.b.kill();
-        until("the other node takes over", async || stage.a.log().matches("uplinks partition taken").count() >= 6).await;
-        stage.b.start(&stage.brokers, &stage.database_url);
-        stage.until_ready("b").await;
-    })
-    .await;
-
-    stage.through(async |stage: &mut Stage| {
-        stage.a.stop().await;
-        stage.a.start(&stage.brokers, &stage.database_url);
-        stage.until_ready("a").await;
-        stage.b.stop().await;
-        stage.b.start(&stage.brokers, &stage.database_url);
-        stage.until_ready("b").await;
-    })
-    .await;
-
-    // Frozen for longer than its session: the other owns everything when it wakes up.
-    stage.through(async |stage: &mut Stage| {
-        let num_before = stage.b.log().matches("uplinks partition taken").count();
-        stage.a.signal("STOP");
-        until("the other node takes over", async || {
-            stage.b.log().matches("uplinks partition taken").count() >= num_before + 2
+    stage
+        .through(async |stage: &mut Stage| {
+            stage.b.kill();
+            until("the other node takes over", async || stage.a.log().matches("uplinks partition taken").count() >= 6)
+                .await;
+            stage.b.start(&stage.brokers, &stage.database_url);
+            stage.until_ready("b").await;
         })
         .await;
-        stage.a.signal("CONT");
-        until("the frozen node hears of it", async || stage.a.log().contains("partitions lost")).await;
-    })
-    .await;
+
+    stage
+        .through(async |stage: &mut Stage| {
+            stage.a.stop().await;
+            stage.a.start(&stage.brokers, &stage.database_url);
+            stage.until_ready("a").await;
+            stage.b.stop().await;
+            stage.b.start(&stage.brokers, &stage.database_url);
+            stage.until_ready("b").await;
+        })
+        .await;
+
+    // Frozen for longer than its session: the other owns everything when it wakes up.
+    stage
+        .through(async |stage: &mut Stage| {
+            let num_before = stage.b.log().matches("uplinks partition taken").count();
+            stage.a.signal("STOP");
+            until("the other node takes over", async || {
+                stage.b.log().matches("uplinks partition taken").count() >= num_before + 2
+            })
+            .await;
+            stage.a.signal("CONT");
+            until("the frozen node hears of it", async || stage.a.log().contains("partitions lost")).await;
+        })
+        .await;
     stage.a.stop().await;
     stage.b.stop().await;
 }

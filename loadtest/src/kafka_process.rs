@@ -193,7 +193,10 @@ impl Kafka {
         if formatted.status.success() {
             return Ok(());
         }
-        Err(io::Error::other(format!("kafka's storage cannot be formatted: {}", String::from_utf8_lossy(&formatted.stderr))))
+        Err(io::Error::other(format!(
+            "kafka's storage cannot be formatted: {}",
+            String::from_utf8_lossy(&formatted.stderr)
+        )))
     }
 
     /// Starts broker `i`; gives the length of its log before.
@@ -238,7 +241,11 @@ impl Kafka {
             if is_gone || Instant::now() > deadline {
                 let end: Vec<&str> = news.lines().rev().take(20).collect();
                 let end: Vec<&str> = end.into_iter().rev().collect();
-                return Err(io::Error::other(format!("kafka did not start, see {}:\n{}", log_file.display(), end.join("\n"))));
+                return Err(io::Error::other(format!(
+                    "kafka did not start, see {}:\n{}",
+                    log_file.display(),
+                    end.join("\n")
+                )));
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -528,7 +528,10 @@ mod tests {
         }
         let nested = Dict::from([("sasl".to_owned(), Dict::from([("password".to_owned(), "hunter2".into())]).into())]);
         let config = with_kafka(|_| ()).unwrap().kafka.unwrap();
-        assert_eq!((config.brokers.as_str(), config.replication, config.properties.len()), ("k1:9092,k2:9092", None, 0));
+        assert_eq!(
+            (config.brokers.as_str(), config.replication, config.properties.len()),
+            ("k1:9092,k2:9092", None, 0)
+        );
         let mut properties = BTreeMap::new();
         flatten("", &nested, &mut properties).unwrap();
         assert_eq!(properties.get("sasl.password").map(Secret::reveal), Some("hunter2"));

@@ -218,7 +218,9 @@ pub enum OpenKafkaError {
     Unreachable { brokers: String, reason: String },
     #[error("topic {topic} cannot be made: {reason}")]
     Create { topic: String, reason: String },
-    #[error("topic {topic} has {found} partitions and log.num_partitions is {ours}: set the count back; growing means a new topic")]
+    #[error(
+        "topic {topic} has {found} partitions and log.num_partitions is {ours}: set the count back; growing means a new topic"
+    )]
     Partitions { topic: String, found: usize, ours: u32 },
     #[error("topic {topic} has {name}={found}, and {wanted}")]
     Setting { topic: String, name: &'static str, found: String, wanted: String },
@@ -237,7 +239,9 @@ mod tests {
             config.properties.insert(name.to_owned(), Secret::new("x"));
             assert_eq!(config.forbidden_property(), None, "{name}");
         }
-        for name in ["acks", "transactional.id", "isolation.level", "group.id", "bootstrap.servers", "auto.offset.reset"] {
+        for name in
+            ["acks", "transactional.id", "isolation.level", "group.id", "bootstrap.servers", "auto.offset.reset"]
+        {
             let mut config = config.clone();
             config.properties.insert(name.to_owned(), Secret::new("x"));
             assert_eq!(config.forbidden_property(), Some(name));

@@ -89,7 +89,10 @@ impl Link {
     pub fn replaced_by_another(&self, reason: &str) {
         let text = format!("another process runs under this node's SLUSE_NODE_ID: {reason}");
         if self.condition.set_replaced(text) {
-            tracing::error!(reason, "another process runs under this node's SLUSE_NODE_ID: this one writes nothing any more");
+            tracing::error!(
+                reason,
+                "another process runs under this node's SLUSE_NODE_ID: this one writes nothing any more"
+            );
         }
     }
 }

@@ -83,11 +83,8 @@ impl Membership {
                 is_clean = false;
                 break;
             }
-            state = self
-                .transaction_ended
-                .wait_timeout(state, left(deadline))
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state =
+                self.transaction_ended.wait_timeout(state, left(deadline)).unwrap_or_else(PoisonError::into_inner).0;
         }
         is_clean
     }

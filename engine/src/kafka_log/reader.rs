@@ -102,7 +102,12 @@ impl Reader {
     }
 
     /// Asks Kafka where a partition starts and ends. Blocks.
-    pub fn ask_bounds(&self, topic: Topic, partition: PartitionId, within: Duration) -> Result<(Offset, Offset), LogError> {
+    pub fn ask_bounds(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        within: Duration,
+    ) -> Result<(Offset, Offset), LogError> {
         let topic = self.config.topic(topic);
         let asked = persist(within, |left| self.back.fetch_watermarks(&topic, partition.0 as i32, left));
         let (start, end) = asked.map_err(|error| unavailable("where the log starts and ends", &error))?;
@@ -163,7 +168,9 @@ fn persist<T>(within: Duration, mut question: impl FnMut(Duration) -> Result<T, 
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         match question(left) {
-            Err(error) if is_moving(&error) && Instant::now() < deadline => std::thread::sleep(Duration::from_millis(100)),
+            Err(error) if is_moving(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(100))
+            }
             answer => return answer,
         }
     }
@@ -387,7 +394,12 @@ fn empty(
                 Some(Ok(message)) => match record_of(&message) {
                     Some(record) => records.push(record),
                     None => {
-                        tracing::error!(topic, partition = view.partition.0, offset = message.offset(), "a record is none of ours, passing it by");
+                        tracing::error!(
+                            topic,
+                            partition = view.partition.0,
+                            offset = message.offset(),
+                            "a record is none of ours, passing it by"
+                        );
                         passed = u64::try_from(message.offset() + 1).ok();
                     }
                 },

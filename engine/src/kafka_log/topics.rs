@@ -114,7 +114,8 @@ impl<'a> Topics<'a> {
             .set("message.timestamp.type", "CreateTime")
             .set("message.timestamp.after.max.ms", &never)
             .set("message.timestamp.before.max.ms", &never);
-        let made = self.admin.create_topics([&topic], &Self::options()).await.map_err(|error| failed(error.to_string()))?;
+        let made =
+            self.admin.create_topics([&topic], &Self::options()).await.map_err(|error| failed(error.to_string()))?;
         for result in made {
             match result {
                 Ok(_) => tracing::info!(
@@ -144,7 +145,10 @@ impl<'a> Topics<'a> {
             Err(OpenKafkaError::Setting { topic: name.to_owned(), name: setting, found: get(setting), wanted })
         };
         if get("cleanup.policy").contains("compact") {
-            return contradicts("cleanup.policy", "records with the same key are different uplinks: set it to delete".into());
+            return contradicts(
+                "cleanup.policy",
+                "records with the same key are different uplinks: set it to delete".into(),
+            );
         }
         if get("message.timestamp.type") == "LogAppendTime" {
             return contradicts(

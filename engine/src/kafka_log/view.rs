@@ -104,8 +104,7 @@ impl View {
             trouble: None,
             last_read_at: Instant::now(),
         };
-        let state =
-            State { start: Offset::ZERO, end: Offset::ZERO, bounds_at: None, live: stretch(), back: stretch() };
+        let state = State { start: Offset::ZERO, end: Offset::ZERO, bounds_at: None, live: stretch(), back: stretch() };
         Self {
             topic,
             partition,
@@ -170,7 +169,14 @@ impl View {
 
     /// Tries to read. When neither reader holds `from`, one is put there: the live one if it `may_move_live` and nobody else reads from it,
     /// otherwise the one that goes back, whose turn the caller must have.
-    pub fn try_read(&self, from: Offset, limit: ReadLimit, key: Option<i64>, may_move_live: bool, has_turn: bool) -> Attempt {
+    pub fn try_read(
+        &self,
+        from: Offset,
+        limit: ReadLimit,
+        key: Option<i64>,
+        may_move_live: bool,
+        has_turn: bool,
+    ) -> Attempt {
         let mut state = self.lock();
         if from < state.start {
             return Attempt::Done(Err(LogError::OutOfRange {

@@ -11,7 +11,8 @@ use sluse_schema::port::log::{Log, LogError, ReadLimit};
 use sluse_schema::record::{Offset, Step, Topic};
 
 use crate::fixture::{
-    Cluster, P0, append, commit, config, deliveries, fresh_prefix, open, record, shared, start, step, texts, until, uplinks,
+    Cluster, P0, append, commit, config, deliveries, fresh_prefix, open, record, shared, start, step, texts, until,
+    uplinks,
 };
 
 const WIDE: ReadLimit = ReadLimit { num_records_max: 100, num_bytes_max: 1 << 20 };
@@ -120,7 +121,9 @@ async fn a_transaction_that_a_dead_node_left_open_holds_readers_up_only_until_it
     let writing = tokio::task::spawn_blocking(move || {
         dead.init_transactions(Duration::from_secs(20)).unwrap();
         dead.begin_transaction().unwrap();
-        dead.send(BaseRecord::<str, str>::to(&topic).partition(0).key("1").payload("never committed")).map_err(|e| e.0).unwrap();
+        dead.send(BaseRecord::<str, str>::to(&topic).partition(0).key("1").payload("never committed"))
+            .map_err(|e| e.0)
+            .unwrap();
         dead.flush(Duration::from_secs(20)).unwrap();
         dead
     });

@@ -134,8 +134,12 @@ async fn a_revocation_waits_for_the_stages_and_steps_go_on_until_they_answer() {
     let Assignment::Revoked { partitions, done } = a.next_assignment().await else { panic!("b gets its share") };
     for partition in &partitions {
         a.append(*partition, append("u0")).await.unwrap();
-        let last =
-            Step { partition: *partition, from: Offset(0), next: Offset(1), outputs: vec![(*partition, record(1, 1, "last"))] };
+        let last = Step {
+            partition: *partition,
+            from: Offset(0),
+            next: Offset(1),
+            outputs: vec![(*partition, record(1, 1, "last"))],
+        };
         assert!(commit(&*a, last).await, "what is being given up is finished first");
     }
     tokio::time::sleep(Duration::from_millis(500)).await;
