@@ -98,7 +98,7 @@ impl Node {
     fn tell_lost(&self) {
         let partitions = std::mem::take(&mut *self.lost.borrow_mut());
         if !partitions.is_empty() {
-            let _ = self.assignments.send(Assignment::Revoked { partitions, done: AssignmentDone::new(|| {}) });
+            let _ = self.assignments.send(Assignment::Lost(partitions));
         }
     }
 
@@ -124,6 +124,10 @@ async fn follow_assignments(
                 let _ = devices.revoke(&partitions).await & targets.revoke(&partitions).await;
                 process.runs().await;
                 drop(done);
+            }
+            Assignment::Lost(partitions) => {
+                targets.lose(&partitions).await;
+                devices.lose(&partitions).await;
             }
         }
     }
