@@ -65,7 +65,7 @@ impl World {
         let mut disk = None;
         if scenario.breaks(Victim::Disk) {
             disk = Some(SmallDisk::mount(&files.dir.join("sluse/log"))?);
-            env.push(("SLUSE_LOG_FREE_BYTES_RESERVE", RESERVE_BYTES.to_string()));
+            env.push(("SLUSE__LOG__FREE_BYTES_RESERVE", RESERVE_BYTES.to_string()));
         }
         let mut nodes = Vec::new();
         for number in 0..scenario.nodes {
