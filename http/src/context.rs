@@ -18,6 +18,8 @@ use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::login::LogInProviders;
+use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
@@ -30,6 +32,7 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub log_in: LogInProviders,
     pub identities: Arc<dyn DeviceIdentities>,
     pub sigfox: Arc<dyn SigfoxApi>,
     pub probe: Arc<dyn TargetProbe>,
@@ -52,6 +55,7 @@ pub struct AppState {
     pub ports: Ports,
     pub config: HttpConfig,
     pub authenticator: Authenticator,
+    pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
     pub ingest_metrics: IngestMetrics,
@@ -66,6 +70,7 @@ impl AppState {
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
+            attempts: Attempts::new(&config),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),

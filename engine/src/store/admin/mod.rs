@@ -17,6 +17,7 @@ mod connection;
 mod decoder;
 mod device;
 mod inspect;
+mod login;
 mod related;
 mod search;
 mod secrets;

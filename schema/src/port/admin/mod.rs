@@ -10,6 +10,7 @@ pub mod decoder;
 pub mod device;
 pub mod device_model;
 pub mod inspect;
+pub mod login;
 pub mod organization;
 pub mod permission;
 pub mod search;
@@ -28,6 +29,7 @@ pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
 pub use inspect::InspectStore;
+pub use login::LogInStore;
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
@@ -57,6 +59,7 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + LogInStore
     + SearchStore
     + ShareStore
     + SigfoxGroupStore
