@@ -43,6 +43,7 @@
 
 mod counted;
 mod mutation;
+mod node;
 mod oracle;
 mod plan;
 mod ports;
@@ -55,10 +56,11 @@ use std::time::Instant;
 
 use counted::CountedUplinks;
 use mutation::Mutation;
+use node::START_MS;
 use plan::Plan;
 use sluse_actors::testing::SeededThread;
 use wire::Sim;
-use world::{Ran, START_MS, World};
+use world::{Ran, World};
 
 /// Seeds of a run of the whole suite; debug builds take about 25 ms each.
 const NUM_SEEDS: u64 = 3_000;

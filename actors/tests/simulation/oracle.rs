@@ -11,8 +11,10 @@ use sluse_schema::record::{NewRecord, Offset, Record};
 use sluse_schema::target::TargetCursor;
 use sluse_schema::uplink::{EventType, UplinkMeta};
 
-/// A route: target and decoder, as numbers.
-pub type Routing = Vec<(i64, Option<i64>)>;
+/// Target and decoder, as numbers.
+pub type Route = (i64, Option<i64>);
+/// All routes of a device.
+pub type Routing = Vec<Route>;
 
 /// What a decoder makes of a payload when nothing breaks. The scripts of the simulation, in Rust.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,7 +212,7 @@ impl Oracle {
             let lane = lanes.entry(accepted.meta.device).or_default();
             let number = number_in(&accepted.payload);
             // Its deliveries: the first of each route with its number. Several partitions may interleave in this list.
-            let mut found: Vec<(i64, Option<i64>)> = Vec::new();
+            let mut found: Vec<Route> = Vec::new();
             let mut kinds = Vec::new();
             lane.retain(|(meta, record)| {
                 let route = (meta.target.0, meta.decoder.map(|d| d.0));
@@ -240,8 +242,8 @@ impl Oracle {
         &mut self,
         accepted: &Accepted,
         number: u64,
-        found: &[(i64, Option<i64>)],
-        kinds: &[((i64, Option<i64>), DeliveryKind, bytes::Bytes)],
+        found: &[Route],
+        kinds: &[(Route, DeliveryKind, bytes::Bytes)],
     ) {
         let device = accepted.meta.device;
         let name = format!("uplink {number} of device {device} at {}", accepted.offset);
@@ -253,7 +255,7 @@ impl Oracle {
             }
             return;
         }
-        let as_decoded = |routing: &Routing| -> BTreeSet<(i64, Option<i64>)> {
+        let as_decoded = |routing: &Routing| -> BTreeSet<Route> {
             let sends = |decoder: &Option<i64>| {
                 decoder.is_none_or(|d| {
                     decoded(d, &accepted.payload) != Decoding::Nothing || self.may_be_undecoded(device, number, d)
@@ -261,7 +263,7 @@ impl Oracle {
             };
             routing.iter().filter(|(_, decoder)| sends(decoder)).copied().collect()
         };
-        let must = |routing: &Routing| -> BTreeSet<(i64, Option<i64>)> {
+        let must = |routing: &Routing| -> BTreeSet<Route> {
             let sends =
                 |decoder: &Option<i64>| decoder.is_none_or(|d| decoded(d, &accepted.payload) != Decoding::Nothing);
             routing.iter().filter(|(_, decoder)| sends(decoder)).copied().collect()
@@ -269,7 +271,8 @@ impl Oracle {
         let found_set: BTreeSet<_> = found.iter().copied().collect();
         let routings = self.routings.get(&device).cloned().unwrap_or_default();
         let is_right = routings.iter().any(|r| must(r).is_subset(&found_set) && found_set.is_subset(&as_decoded(r)));
-        if !is_right && !(found.is_empty() && may_be_silent) {
+        let is_rightly_silent = found.is_empty() && may_be_silent;
+        if !is_right && !is_rightly_silent {
             self.wrong(format!("I1: {name} made deliveries {found:?}, its routes are {routings:?}"));
         }
         for ((target, decoder), kind, body) in kinds {
