@@ -312,6 +312,12 @@ impl World {
     async fn act(&mut self, action: Action) {
         self.sim.note(format_args!("{action:?}"));
         let sim = Arc::clone(&self.sim);
+        // Nobody can ask anything of a target that is not there: the API answers 404.
+        if let Action::Rewind { target, .. } | Action::Replay { target } = action
+            && sim.oracle().deleted_targets.contains(&TargetId(target))
+        {
+            return;
+        }
         match action {
             Action::Crash { node } => sim.crash(&self.nodes[node].process),
             Action::Freeze { node, for_ms, is_taken_away } => {
