@@ -11,6 +11,7 @@ pub mod mail;
 pub mod metrics;
 pub mod pipeline;
 pub mod readiness;
+pub mod redis;
 pub mod send;
 pub mod shutdown;
 pub mod source;

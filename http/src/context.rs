@@ -9,7 +9,7 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, Readiness};
+use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, Readiness, SharedLimits};
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::test_decoder::TestBench;
@@ -30,6 +30,8 @@ pub struct Ports {
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
+    /// Limits over all nodes, where there are several.
+    pub limits: Option<Arc<dyn SharedLimits>>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -60,7 +62,7 @@ impl AppState {
         Self {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             passwords: Passwords::new(),
-            throttle: LogInThrottle::new(),
+            throttle: LogInThrottle::new(ports.limits.clone()),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),

@@ -8,7 +8,8 @@ mod said;
 
 pub use meant::{
     AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig,
-    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
+    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, SenderLimit, TargetConfig,
+    TracingConfig,
 };
 pub use said::{DEFAULTS_TOML, Said};
 

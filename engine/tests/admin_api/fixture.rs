@@ -155,6 +155,7 @@ impl Api {
             decoder: Arc::new(PanickingDecoder),
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
+            limits: None,
             mailer: Arc::new(NoMailer),
             callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),

@@ -10,6 +10,7 @@ pub mod device;
 pub mod gateway;
 pub mod health;
 pub mod intake;
+pub mod limit;
 pub mod log;
 pub mod mail;
 pub mod sender;
@@ -22,6 +23,7 @@ pub use device::{Activation, ChangeFeed, DecodeFailure, DeviceDirectory, DeviceS
 pub use gateway::{GatewayState, GatewayStore, UnknownSender, UnknownSenderStore};
 pub use health::Readiness;
 pub use intake::{Accepted, Arrival, Intake, RefusedArrival};
+pub use limit::{Bucket, SharedLimits, Taken};
 pub use log::{Assignment, AssignmentDone, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
 pub use mail::{Mail, MailBody, MailError, Mailer};
 pub use sender::{SenderError, SenderFactory, TargetSender};
