@@ -236,7 +236,7 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
 #[utoipa::path(
     tag = "data-target",
     params(("id" = i64, Path)),
-    responses((status = 200, body = bool)),
+    responses((status = 200, body = bool, content_type = "text/html")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/data-target/getOpenDataDkRegistered/{id}")]
