@@ -1,11 +1,13 @@
 //! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
 
+pub mod assigned;
 pub mod callers;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
 pub mod decoder;
 pub mod engine;
+pub mod kafka_log;
 pub mod log;
 pub mod mail;
 pub mod metrics;

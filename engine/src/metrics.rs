@@ -87,6 +87,7 @@ pub fn describe_all() {
     sluse_actors::reload::reloader::describe();
     sluse_http::metrics::describe();
     crate::log::metrics::describe();
+    crate::kafka_log::metrics::describe();
     crate::redis::metrics::describe();
     crate::decoder::metrics::describe();
     crate::send::metrics::describe();

@@ -21,13 +21,15 @@ use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, SharedLimits};
+use sluse_schema::port::{CallersEpoch, Log, Mailer, SenderFactory, SharedLimits};
 use tokio::task::JoinHandle;
 
+use crate::assigned::Assigned;
 use crate::callers::CallersSubscriber;
 use crate::config::{Config, Durability as ConfiguredDurability, SenderLimit};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
@@ -46,8 +48,6 @@ const NUM_CONFIGS_CACHED_MAX: usize = 200_000;
 
 /// How long each phase of a stop may take.
 const SOURCES_STOP_WITHIN: Duration = Duration::from_secs(10);
-/// A partition that is taken away is waited for by the whole group.
-const SESSION_CLOSES_WITHIN: Duration = Duration::from_secs(2);
 const PARTITIONS_DRAIN_WITHIN: Duration = Duration::from_secs(20);
 const TARGETS_DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const REST_STOPS_WITHIN: Duration = Duration::from_secs(10);
@@ -57,6 +57,8 @@ const REST_STOPS_WITHIN: Duration = Duration::from_secs(10);
 pub enum BuildError {
     #[error("log: {0}")]
     OpenLog(#[from] crate::log::OpenLogError),
+    #[error("log: {0}")]
+    OpenKafka(#[from] crate::kafka_log::OpenKafkaError),
     #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
@@ -83,7 +85,7 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Arc<DecoderPool>,
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     targets: TargetStageHandle,
     devices: DeviceStage,
     chirpstack: Option<Arc<SessionOwner>>,
@@ -115,11 +117,11 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let log = EmbeddedLog::open(log_config(config))?;
+    let (log, senders) = open_log(config, keys, senders).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
-        log: Arc::clone(&log) as Arc<dyn Log>,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
         senders,
         decoder: Arc::clone(&decoder) as _,
@@ -130,7 +132,7 @@ pub async fn build(
     // ── device stage: uplinks log ─► devices ─► deliveries log ──────────────────────────────────────────────────────
     let tail = Tail::default();
     let device_ports = DevicePorts {
-        log: Arc::clone(&log) as _,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
         decoder: Arc::clone(&decoder) as _,
         tail: Arc::clone(&tail.0),
@@ -149,7 +151,7 @@ pub async fn build(
     let directory = Arc::new(Directory::new(NUM_SENDERS_CACHED_MAX));
     let strangers = UnknownLister::default();
     let gate = Gate::open(
-        Arc::clone(&log) as _,
+        Arc::clone(&log),
         Arc::clone(store) as _,
         Arc::clone(&directory),
         strangers.clone(),
@@ -186,7 +188,7 @@ pub async fn build(
     let mut tasks = vec![
         tokio::spawn(reloader.run()),
         tokio::spawn(strangers.run(Arc::clone(store) as _)),
-        tokio::spawn(assigned.follow(Arc::clone(&log) as _)),
+        tokio::spawn(assigned.follow(Arc::clone(&log))),
         tokio::spawn(Arc::clone(store).keep_house()),
     ];
     tasks.extend(limit.map(|limit| tokio::spawn(limit.run())));
@@ -207,7 +209,7 @@ pub async fn build(
             tail: Arc::new(tail),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
-                Arc::clone(&log) as _,
+                Arc::clone(&log),
                 chirpstack.as_ref().map(|session| session.health()),
                 redis,
             )),
@@ -220,38 +222,18 @@ pub async fn build(
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
 }
 
-/// What comes and goes with partitions. Uplinks and deliveries partitions go together.
-struct Assigned {
-    session: Option<Arc<SessionOwner>>,
-    devices: DeviceStage,
-    targets: TargetStageHandle,
-}
-
-impl Assigned {
-    /// Hands partitions to the stages and takes them back, as the log says: sources last, and first to go.
-    async fn follow(self, log: Arc<dyn Log>) {
-        let Self { session, devices, targets } = self;
-        loop {
-            match log.next_assignment().await {
-                Assignment::Assigned(partitions) => {
-                    if targets.assign(&partitions).await.and(devices.assign(&partitions).await).is_err() {
-                        tracing::error!(?partitions, "a stage is gone, these partitions are not worked on");
-                    }
-                    if let Some(session) = &session {
-                        session.assigned(&partitions).await;
-                    }
-                }
-                Assignment::Revoked { partitions, done } => {
-                    if let Some(session) = &session {
-                        session.revoked(&partitions, SESSION_CLOSES_WITHIN).await;
-                    }
-                    let is_clean = devices.revoke(&partitions).await & targets.revoke(&partitions).await;
-                    tracing::info!(?partitions, is_clean, "partitions given up");
-                    drop(done);
-                }
-            }
-        }
-    }
+/// The embedded log, or Kafka; on Kafka, nothing is sent but under the lease on what this node owns.
+async fn open_log(
+    config: &Config,
+    keys: &Keys,
+    senders: Arc<Senders>,
+) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
+    let Some(kafka) = kafka_config(config, keys) else {
+        return Ok((EmbeddedLog::open(log_config(config))?, senders));
+    };
+    let log = KafkaLog::open(kafka).await?;
+    let senders = LeasedSenders::new(senders, log.lease());
+    Ok((log, senders))
 }
 
 impl Pipeline {
@@ -323,6 +305,17 @@ fn log_config(config: &Config) -> EmbeddedLogConfig {
         ConfiguredDurability::Written => Durability::FsyncEveryMs(100),
     };
     log
+}
+
+fn kafka_config(config: &Config, keys: &Keys) -> Option<KafkaLogConfig> {
+    let said = config.kafka.as_ref()?;
+    let mut kafka = KafkaLogConfig::new(&said.brokers, &keys.node_id, config.log.num_partitions);
+    kafka.properties = said.properties.clone();
+    kafka.prefix = said.prefix.clone();
+    kafka.replication = said.replication;
+    kafka.retention_ms = u64::try_from(config.log.retention.as_millis()).ok();
+    kafka.retention_bytes_max = Some(config.log.retention_bytes_max);
+    Some(kafka)
 }
 
 fn stage_config(config: &Config) -> DeviceStageConfig {

@@ -336,6 +336,8 @@ impl Scenario {
         ensure!(self.nodes == 1 || self.log == LogKind::Kafka, "several nodes need log = \"kafka\"");
         ensure!(matches!(self.kafka_brokers, 1 | 3), "kafka_brokers must be 1 or 3");
         for fault in &self.faults {
+            let is_possible = fault.whom != Victim::Kafka || fault.manner == Manner::Kill;
+            ensure!(is_possible, "a Kafka broker can only be killed");
             ensure!(fault.number < self.num_of(fault.whom), "there is no {:?} {} to break", fault.whom, fault.number);
         }
         let num_duties: usize = self.targets.iter().map(|t| t.forms().len()).sum();
