@@ -35,6 +35,17 @@ built_in![
     "one_device_hot",
     "restart",
     "kill",
+    "kafka",
+    "kafka_restart_node",
+    "kafka_kill_node",
+    "kafka_rolling_restart",
+    "kafka_kill_broker",
+    "kafka_kill_one_of_three",
+    "kafka_kill_redis",
+    "kafka_freeze_node",
+    "kafka_revoke_lagging",
+    "kafka_unauthorized_target",
+    "kafka_failing_record",
 ];
 
 /// A scenario as its file says it.
