@@ -52,7 +52,7 @@ need_build_tools() {
     has_library zlib || missing+=(zlib1g-dev)
     has_library openssl || missing+=(libssl-dev)
     has_library libxml-2.0 || missing+=(libxml2-dev)
-    has_library xmlsec1 || missing+=(libxmlsec1-dev)
+    has_library xmlsec1-openssl || missing+=(libxmlsec1-dev)
     if [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ] && ! command -v cargo >/dev/null; then
         # shellcheck disable=SC1091
         . "${CARGO_HOME:-$HOME/.cargo}/env"

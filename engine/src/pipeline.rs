@@ -20,6 +20,7 @@ use sluse_actors::reload::Reloader;
 use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::port::{CallersEpoch, Log, Mailer, SenderFactory, SharedLimits};
 use tokio::task::JoinHandle;
@@ -29,14 +30,19 @@ use crate::callers::CallersSubscriber;
 use crate::config::{Config, Durability as ConfiguredDurability, SenderLimit};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::identity::Identities;
 use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
 use crate::redis::Redis;
+use crate::send::tls::Authorities;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
+use crate::sigfox::SigfoxClient;
 use crate::source::{ChirpstackConfig, SessionOwner};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
@@ -69,6 +75,10 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("log-in: {0}")]
+    LogIn(#[from] LogInSettingsError),
+    #[error("SLUSE_SIGFOX_API_URL: {0}")]
+    Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("mail: {0}")]
     Mail(#[from] crate::mail::MailSetupError),
     #[error(transparent)]
@@ -117,13 +127,13 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let (log, senders) = open_log(config, keys, senders).await?;
+    let (log, leased_senders) = open_log(config, keys, &senders).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
         log: Arc::clone(&log),
         store: Arc::clone(store) as _,
-        senders,
+        senders: leased_senders,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -207,6 +217,10 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            log_in: log_in_providers(config)?,
+            identities: Arc::new(Identities::new(store)),
+            sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
+            probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log),
@@ -226,13 +240,13 @@ pub async fn build(
 async fn open_log(
     config: &Config,
     keys: &Keys,
-    senders: Arc<Senders>,
+    senders: &Arc<Senders>,
 ) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
     let Some(kafka) = kafka_config(config, keys) else {
-        return Ok((EmbeddedLog::open(log_config(config))?, senders));
+        return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
     };
     let log = KafkaLog::open(kafka).await?;
-    let senders = LeasedSenders::new(senders, log.lease());
+    let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
     Ok((log, senders))
 }
 
@@ -240,6 +254,16 @@ impl Pipeline {
     /// Where the API listens.
     pub fn addresses(&self) -> &[std::net::SocketAddr] {
         &self.http.addrs
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addresses(&self) -> &[std::net::SocketAddr] {
+        &self.http.tls_addrs
+    }
+
+    /// Reads the TLS listener's certificate and key again.
+    pub fn reload_certificates(&self) {
+        self.http.reload_certificates();
     }
 
     /// Adds this pipeline's phases to a stop, source to sink.
@@ -280,6 +304,19 @@ impl Pipeline {
                 Ok(())
             })
     }
+}
+
+/// Log-in providers as far as they are configured. The provider's own certificate may come from whom the targets' may.
+fn log_in_providers(config: &Config) -> Result<LogInProviders, LogInSettingsError> {
+    let mut providers = LogInProviders::default();
+    if let Some(settings) = &config.log_in.kombit {
+        providers.kombit = Some(Arc::new(Kombit::new(settings)?));
+    }
+    if let Some(settings) = &config.log_in.oidc {
+        let authorities = Authorities::load(config.target.ca_certificates.as_deref())?;
+        providers.oidc = Some(Arc::new(Oidc::new(settings.clone(), &authorities)?));
+    }
+    Ok(providers)
 }
 
 fn num_cores() -> usize {
@@ -332,6 +369,8 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
+    http.tls = config.http.tls.clone();
+    http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http

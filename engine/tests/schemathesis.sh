@@ -22,6 +22,8 @@ chmod o+x "$work"
 port="$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
 base="http://127.0.0.1:$port"
 export SLUSE_ADMIN_EMAIL=schemathesis@example.org SLUSE_ADMIN_PASSWORD=schemathesis-42
+# Nothing is asked of anybody outside.
+export SLUSE_SIGFOX_API_URL=http://127.0.0.1:9
 SLUSE_DATA_DIR="$work/data" SLUSE_HTTP_LISTEN="127.0.0.1:$port" "$sluse" serve >"$work/sluse.log" 2>&1 &
 engine=$!
 finish() {

@@ -9,12 +9,17 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, Readiness, SharedLimits};
+use sluse_schema::port::{
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SharedLimits, SigfoxApi, TargetProbe,
+};
 
 use crate::admin::live_tail::Watchers;
+use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::login::LogInProviders;
+use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
@@ -27,6 +32,10 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub log_in: LogInProviders,
+    pub identities: Arc<dyn DeviceIdentities>,
+    pub sigfox: Arc<dyn SigfoxApi>,
+    pub probe: Arc<dyn TargetProbe>,
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
@@ -48,11 +57,13 @@ pub struct AppState {
     pub ports: Ports,
     pub config: HttpConfig,
     pub authenticator: Authenticator,
+    pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
+    pub shares: Shares,
     is_intake_stopped: AtomicBool,
 }
 
@@ -61,11 +72,13 @@ impl AppState {
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
+            attempts: Attempts::new(&config),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(ports.limits.clone()),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),
+            shares: Shares::default(),
             is_intake_stopped: AtomicBool::new(false),
             config,
             ports,

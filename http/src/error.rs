@@ -19,25 +19,32 @@ use sluse_schema::policy::Denied;
 use sluse_schema::port::StoreError;
 use sluse_schema::port::admin::AdminError;
 
+use crate::security;
+
 /// The reference's error codes, as far as they are used.
 pub mod code {
     macro_rules! codes {
         ($($name:ident = $text:literal;)*) => { $(#[doc = $text] pub const $name: &str = concat!("MESSAGE.", $text);)* };
     }
     codes! {
+        ABP_INFO_MISSING = "ABP-INFO-MISSING";
         API_KEY_AUTH_FAILED = "API-KEY-AUTH-FAILED";
         API_KEY_EXPIRED = "API-KEY-EXPIRED";
         APPLICATION_DOES_NOT_EXIST = "APPLICATION-DOES-NOT-EXIST";
         BAD_ENCODING = "BAD-ENCODING";
+        CANNOT_MODIFY_ON_KOMBIT_USER = "CANNOT-MODIFY-ON-KOMBIT-USER";
         DELETE_NOT_ALLOWED_HAS_SIGFOX_DEVICE = "DELETE-NOT-ALLOWED-HAS-SIGFOX-DEVICE";
         DELETE_NOT_ALLOWED_ITEM_IS_IN_USE = "DELETE-NOT-ALLOWED-ITEM-IS-IN-USE";
         DEVICE_DOES_NOT_EXIST = "DEVICE-DOES-NOT-EXIST";
+        DEVICE_DOES_NOT_EXIST_IN_SIGFOX_FOR_GROUP = "DEVICE-DOES-NOT-EXIST-IN-SIGFOX-FOR-GROUP";
         DEVICE_MODEL_DOES_NOT_EXIST = "DEVICE-MODEL-DOES-NOT-EXIST";
         DEVICE_MODEL_ORGANIZATION_DOES_NOT_MATCH = "DEVICE-MODEL-ORGANIZATION-DOES-NOT-MATCH";
+        DOWNLINK_LENGTH_WRONG_FOR_SIGFOX = "DOWNLINK-LENGTH-WRONG-FOR-SIGFOX";
         DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE = "DOWNLINK-NOT-SUPPORTED-FOR-DEVICE-TYPE";
         DUPLICATE_PERMISSION_TYPES = "DUPLICATE-PERMISSION-TYPES";
         EMAIL_ALREADY_IN_USE = "EMAIL-ALREADY-IN-USE";
         FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE = "FAILED-TO-CREATE-OR-UPDATE-IOT-DEVICE";
+        GROUP_CAN_ONLY_BE_CREATED_ONCE_PR_ORGANIZATION = "GROUP-CAN-ONLY-BE-CREATED-ONCE-PR-ORGANIZATION";
         ID_DOES_NOT_EXIST = "ID-DOES-NOT-EXIST";
         ID_INVALID_OR_ALREADY_IN_USE = "ID-INVALID-OR-ALREADY-IN-USE";
         ID_MISSING_FROM_REQUEST = "ID-MISSING-FROM-REQUEST";
@@ -51,11 +58,13 @@ pub mod code {
         ORGANIZATION_DOES_NOT_EXISTS = "ORGANIZATION-DOES-NOT-EXISTS";
         ORGANIZATION_GATEWAYS_EXISTS = "ORGANIZATION-GATEWAYS-EXISTS";
         OTAA_INFO_MISSING = "OTAA-INFO-MISSING";
-        ABP_INFO_MISSING = "ABP-INFO-MISSING";
         PASSWORD_DOES_NOT_MEET_REQUIREMENTS = "PASSWORD-DOES-NOT-MEET-REQUIREMENTS";
         POST_FAILED = "POST-FAILED";
+        QUERY_MUST_NOT_BE_EMPTY = "QUERY-MUST-NOT-BE-EMPTY";
+        SEND_MAIL_ERROR = "SEND-MAIL-ERROR";
+        SIGFOX_BAD_LOGIN = "SIGFOX-BAD-LOGIN";
+        SIGFOX_ERROR = "SIGFOX-ERROR";
         USER_ALREADY_EXISTS = "USER-ALREADY-EXISTS";
-        CANNOT_MODIFY_ON_KOMBIT_USER = "CANNOT-MODIFY-ON-KOMBIT-USER";
     }
 }
 
@@ -130,6 +139,11 @@ impl ApiError {
         Self { is_from_parser: true, ..Self::not_found(format!("Cannot {method} {path}")) }
     }
 
+    /// 404 for what exists, but not here; says what would have to be set, also below `/auth`.
+    pub fn not_configured(what: &str) -> Self {
+        Self { is_from_parser: true, ..Self::not_found(format!("{what} is not configured")) }
+    }
+
     /// 413.
     pub fn too_large() -> Self {
         Self { is_from_parser: true, ..Self::bare(StatusCode::PAYLOAD_TOO_LARGE) }
@@ -195,7 +209,11 @@ impl ResponseError for ApiError {
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds));
         }
-        response.insert_header((CONTENT_TYPE, "application/json; charset=utf-8")).body(self.body.to_string())
+        let mut response =
+            response.insert_header((CONTENT_TYPE, "application/json; charset=utf-8")).body(self.body.to_string());
+        // Here, since some errors never pass the middleware that does it for the rest.
+        security::protect(response.headers_mut());
+        response
     }
 }
 

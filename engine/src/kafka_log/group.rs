@@ -21,7 +21,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata, RebalanceProtocol,
 };
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use sluse_schema::partition::PartitionId;
@@ -38,6 +38,8 @@ use super::native;
 const POLL: Duration = Duration::from_millis(100);
 /// The lease is renewed this often in a session timeout.
 const RENEWALS_PER_SESSION: u32 = 4;
+/// How long the threads are waited for at the end.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// What the clocks of this node and of the group's coordinator may run apart in one session.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
@@ -46,7 +48,7 @@ pub struct Group {
     consumer: Arc<BaseConsumer<MemberContext>>,
     config: Arc<KafkaLogConfig>,
     is_closing: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Group {
@@ -69,22 +71,28 @@ impl Group {
             config: Arc::clone(config),
             membership: Arc::clone(membership),
             is_closing: Arc::clone(&is_closing),
-            renewal: Mutex::default(),
         };
         let refused = |error: KafkaError| OpenKafkaError::Config(error.to_string());
         let consumer = Arc::new(BaseConsumer::from_config_and_context(&config.member(), context).map_err(refused)?);
         consumer.subscribe(&[&config.topic(Topic::Uplinks)]).map_err(refused)?;
         let member = Member {
             consumer: Arc::clone(&consumer),
+            membership: Arc::clone(membership),
+            is_closing: Arc::clone(&is_closing),
+        };
+        let keeper = LeaseKeeper {
+            consumer: Arc::clone(&consumer),
             config: Arc::clone(config),
             membership: Arc::clone(membership),
             is_closing: Arc::clone(&is_closing),
             shown: BTreeMap::new(),
-            renewed_at: None,
             deliveries_position: Box::new(deliveries_position),
         };
-        let thread = std::thread::Builder::new().name("sluse-group".into()).spawn(move || member.run())?;
-        Ok(Self { consumer, config: Arc::clone(config), is_closing, thread: Mutex::new(Some(thread)) })
+        let threads = vec![
+            std::thread::Builder::new().name("sluse-group".into()).spawn(move || member.run())?,
+            std::thread::Builder::new().name("sluse-lease".into()).spawn(move || keeper.run())?,
+        ];
+        Ok(Self { consumer, config: Arc::clone(config), is_closing, threads: Mutex::new(threads) })
     }
 
     /// What a transaction names its group by; `None` while the group knows this node in no generation.
@@ -95,15 +103,24 @@ impl Group {
     /// The committed position of a partition, once no transaction that could move it is under way any more.
     pub fn committed(&self, partition: PartitionId, within: Duration) -> Result<Option<Offset>, LogError> {
         let topic = self.config.topic(Topic::Uplinks);
-        committed(&self.consumer, &topic, &[partition], within).map(|positions| positions.get(&partition).copied())
+        let positions = committed(&self.consumer, &topic, &[partition], within)
+            .map_err(|error| LogError::Unavailable(format!("committed positions cannot be read: {error}")))?;
+        Ok(positions.get(&partition).copied())
     }
 
     /// Ends the thread; the group keeps what this node owned until its session runs out, or it comes back.
     pub fn close(&self) {
         self.is_closing.store(true, Ordering::Release);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the thread of the Kafka group has panicked");
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let deadline = Instant::now() + CLOSE_WITHIN;
+        for thread in threads {
+            // One that waits for a broker that is away is left to itself: it ends when librdkafka gives up.
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            if thread.is_finished() && thread.join().is_err() {
+                tracing::error!("a thread of the Kafka group has panicked");
+            }
         }
     }
 }
@@ -119,16 +136,15 @@ fn committed(
     topic: &str,
     partitions: &[PartitionId],
     within: Duration,
-) -> Result<BTreeMap<PartitionId, Offset>, LogError> {
+) -> Result<BTreeMap<PartitionId, Offset>, KafkaError> {
     let mut asked = TopicPartitionList::with_capacity(partitions.len());
     for partition in partitions {
         asked.add_partition(topic, partition.0 as i32);
     }
-    let unavailable = |error: KafkaError| LogError::Unavailable(format!("committed positions cannot be read: {error}"));
-    let answered = consumer.committed_offsets(asked, within).map_err(unavailable)?;
+    let answered = consumer.committed_offsets(asked, within)?;
     let mut positions = BTreeMap::new();
     for element in answered.elements() {
-        element.error().map_err(unavailable)?;
+        element.error()?;
         if let KafkaOffset::Offset(offset) = element.offset() {
             positions.insert(PartitionId(element.partition() as u32), Offset(offset as u64));
         }
@@ -136,72 +152,86 @@ fn committed(
     Ok(positions)
 }
 
-/// The thread.
+/// The thread that polls.
 struct Member {
+    consumer: Arc<BaseConsumer<MemberContext>>,
+    membership: Arc<Membership>,
+    is_closing: Arc<AtomicBool>,
+}
+
+impl Member {
+    fn run(self) {
+        while !self.is_closing.load(Ordering::Acquire) {
+            // Rebalances are answered inside.
+            if let Some(Err(error)) = self.consumer.poll(POLL) {
+                tracing::debug!(%error, "kafka group");
+            }
+            if self.consumer.context().link.condition().replaced().is_some() {
+                let owned = self.membership.owned();
+                if !owned.is_empty() {
+                    self.membership.lose(&owned);
+                }
+                std::thread::sleep(POLL);
+            }
+        }
+    }
+}
+
+/// The thread that renews the lease: a commit that the group answers is the proof that it still counts on us. What is committed is for
+/// people to look at. It waits for its answers, however long they take, so it is not the thread that polls.
+struct LeaseKeeper {
     consumer: Arc<BaseConsumer<MemberContext>>,
     config: Arc<KafkaLogConfig>,
     membership: Arc<Membership>,
     is_closing: Arc<AtomicBool>,
     /// What the group shows as our positions in the deliveries topic.
     shown: BTreeMap<PartitionId, Offset>,
-    renewed_at: Option<Instant>,
     deliveries_position: Box<dyn Fn(PartitionId) -> Option<Offset> + Send>,
 }
 
-impl Member {
+impl LeaseKeeper {
     fn run(mut self) {
+        let interval = self.config.session_timeout / RENEWALS_PER_SESSION;
+        let mut renewed_at: Option<Instant> = None;
         while !self.is_closing.load(Ordering::Acquire) {
-            // Rebalances are answered, and commits confirmed, inside.
-            if let Some(Err(error)) = self.consumer.poll(POLL) {
-                tracing::debug!(%error, "kafka group");
-            }
-            let context = self.consumer.context();
-            if context.link.condition().replaced().is_some() {
-                let owned = self.membership.owned();
-                if !owned.is_empty() {
-                    self.membership.lose(&owned);
+            let is_due = !self.membership.lease.is_held() || renewed_at.is_none_or(|at| at.elapsed() >= interval);
+            let owned = self.membership.owned();
+            if is_due && !owned.is_empty() && self.consumer.context().link.condition().replaced().is_none() {
+                let sent_at = Instant::now();
+                match self.commit(&owned) {
+                    Ok(()) => {
+                        let lasts = self.config.session_timeout.saturating_sub(LEASE_MARGIN);
+                        self.membership.lease.renew(sent_at, lasts);
+                        renewed_at = Some(sent_at);
+                    }
+                    Err(error) => {
+                        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::FencedInstanceId) {
+                            self.consumer.context().link.replaced_by_another("the group refuses this one's commit");
+                        }
+                        tracing::debug!(%error, "the lease is not renewed");
+                    }
                 }
-                std::thread::sleep(POLL);
-                continue;
             }
-            self.renew_lease();
+            std::thread::sleep(POLL);
         }
     }
 
-    /// A commit that the group answers is the proof that it still counts on us. What is committed is for people to look at.
-    fn renew_lease(&mut self) {
-        let owned = self.membership.owned();
-        let interval = self.config.session_timeout / RENEWALS_PER_SESSION;
-        let is_due = !self.membership.lease.is_held() || self.renewed_at.is_none_or(|at| at.elapsed() >= interval);
-        if owned.is_empty() || !is_due || self.consumer.context().is_waiting() {
-            return;
-        }
+    fn commit(&mut self, owned: &[PartitionId]) -> Result<(), KafkaError> {
         let topic = self.config.topic(Topic::Deliveries);
         let unknown: Vec<PartitionId> = owned.iter().copied().filter(|p| !self.shown.contains_key(p)).collect();
         if !unknown.is_empty() {
-            match committed(&self.consumer, &topic, &unknown, Duration::from_secs(2)) {
-                Ok(stored) => {
-                    self.shown.extend(unknown.iter().map(|p| (*p, stored.get(p).copied().unwrap_or_default())));
-                }
-                Err(error) => return tracing::debug!(%error, "positions of the group"),
-            }
+            let stored = committed(&self.consumer, &topic, &unknown, Duration::from_secs(2))?;
+            self.shown.extend(unknown.iter().map(|p| (*p, stored.get(p).copied().unwrap_or_default())));
         }
-        let sent_at = Instant::now();
-        let number = self.consumer.context().expect_answer(sent_at).to_string();
         let mut list = TopicPartitionList::with_capacity(owned.len());
         for partition in owned {
-            let shown = self.shown.entry(partition).or_default();
-            *shown = (*shown).max((self.deliveries_position)(partition).unwrap_or_default());
-            let mut element = list.add_partition(&topic, partition.0 as i32);
-            if let Err(error) = element.set_offset(KafkaOffset::Offset(shown.0 as i64)) {
-                return tracing::warn!(%error, "a position of the group");
-            }
-            element.set_metadata(&number);
+            let shown = self.shown.entry(*partition).or_default();
+            *shown = (*shown).max((self.deliveries_position)(*partition).unwrap_or_default());
+            list.add_partition_offset(&topic, partition.0 as i32, KafkaOffset::Offset(shown.0 as i64))?;
         }
-        self.renewed_at = Some(sent_at);
-        if let Err(error) = self.consumer.commit(&list, CommitMode::Async) {
-            tracing::debug!(%error, "the lease is not renewed yet");
-        }
+        // What is not ours any more is looked up again when it comes back.
+        self.shown.retain(|partition, _| owned.contains(partition));
+        self.consumer.commit(&list, CommitMode::Sync)
     }
 }
 
@@ -211,29 +241,9 @@ struct MemberContext {
     config: Arc<KafkaLogConfig>,
     membership: Arc<Membership>,
     is_closing: Arc<AtomicBool>,
-    /// The number of the newest commit, and when it was sent while its answer is waited for.
-    renewal: Mutex<(u64, Option<Instant>)>,
 }
 
 impl MemberContext {
-    /// The number that the commit must carry: an answer to an older one proves nothing about this one.
-    fn expect_answer(&self, sent_at: Instant) -> u64 {
-        let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
-        *renewal = (renewal.0 + 1, Some(sent_at));
-        renewal.0
-    }
-
-    fn take_answer(&self, number: Option<u64>) -> Option<Instant> {
-        let mut renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
-        if number == Some(renewal.0) { renewal.1.take() } else { None }
-    }
-
-    /// An answer that does not come soon is not waited for any more.
-    fn is_waiting(&self) -> bool {
-        let renewal = self.renewal.lock().unwrap_or_else(PoisonError::into_inner);
-        renewal.1.is_some_and(|sent_at| sent_at.elapsed() < self.config.session_timeout / RENEWALS_PER_SESSION)
-    }
-
     fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList, partitions: Vec<PartitionId>) {
         if let Err(error) = list.set_all_offsets(KafkaOffset::End) {
             tracing::warn!(%error, "an assignment of the group");
@@ -290,18 +300,6 @@ impl ConsumerContext for MemberContext {
         };
         if let Err(error) = unassigned {
             tracing::warn!(%error, ?partitions, "an assignment of the group was not given back");
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, list: &TopicPartitionList) {
-        let number = list.elements().first().and_then(|element| element.metadata().parse().ok());
-        let sent_at = self.take_answer(number);
-        match (result, sent_at) {
-            (Ok(()), Some(sent_at)) => {
-                self.membership.lease.renew(sent_at, self.config.session_timeout.saturating_sub(LEASE_MARGIN));
-            }
-            (Ok(()), None) => {}
-            (Err(error), _) => tracing::debug!(%error, "the lease is not renewed"),
         }
     }
 }

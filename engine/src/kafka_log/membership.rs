@@ -114,11 +114,6 @@ impl Membership {
         self.lock().owned.keys().copied().collect()
     }
 
-    /// Whether the group has answered since the start.
-    pub fn has_joined(&self) -> bool {
-        self.lock().has_joined
-    }
-
     /// Begins a transaction for those of `partitions` that are ours.
     pub fn begin_transaction(&self, partitions: impl Iterator<Item = PartitionId>) -> Admission {
         let mut state = self.lock();

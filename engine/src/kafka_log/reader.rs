@@ -108,7 +108,8 @@ impl Reader {
         partition: PartitionId,
         within: Duration,
     ) -> Result<(Offset, Offset), LogError> {
-        let asked = self.back.fetch_watermarks(&self.config.topic(topic), partition.0 as i32, within);
+        let topic = self.config.topic(topic);
+        let asked = persist(within, |left| self.back.fetch_watermarks(&topic, partition.0 as i32, left));
         let (start, end) = asked.map_err(|error| unavailable("where the log starts and ends", &error))?;
         Ok((Offset(start.max(0) as u64), Offset(end.max(0) as u64)))
     }
@@ -121,19 +122,20 @@ impl Reader {
         at_ms: i64,
         within: Duration,
     ) -> Result<Option<Offset>, LogError> {
-        let failed = |error: KafkaError| unavailable("an offset by its time", &error);
-        let mut asked = TopicPartitionList::with_capacity(1);
-        asked
-            .add_partition_offset(&self.config.topic(topic), partition.0 as i32, KafkaOffset::Offset(at_ms.max(0)))
-            .map_err(failed)?;
-        let answered = self.back.offsets_for_times(asked, within).map_err(failed)?;
-        let elements = answered.elements();
-        let Some(element) = elements.first() else { return Ok(None) };
-        element.error().map_err(failed)?;
-        Ok(match element.offset() {
-            KafkaOffset::Offset(offset) => Some(Offset(offset as u64)),
-            _ => None,
-        })
+        let topic = self.config.topic(topic);
+        let found = persist(within, |left| {
+            let mut asked = TopicPartitionList::with_capacity(1);
+            asked.add_partition_offset(&topic, partition.0 as i32, KafkaOffset::Offset(at_ms.max(0)))?;
+            let answered = self.back.offsets_for_times(asked, left)?;
+            let elements = answered.elements();
+            let Some(element) = elements.first() else { return Ok(None) };
+            element.error()?;
+            Ok(match element.offset() {
+                KafkaOffset::Offset(offset) => Some(Offset(offset as u64)),
+                _ => None,
+            })
+        });
+        found.map_err(|error| unavailable("an offset by its time", &error))
     }
 
     /// Whether Kafka answers at all. Blocks.
@@ -158,6 +160,37 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// Asks again while the answer is only that a partition's leader is moving.
+fn persist<T>(within: Duration, mut question: impl FnMut(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let deadline = Instant::now() + within;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        match question(left) {
+            Err(error) if is_moving(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(100))
+            }
+            answer => return answer,
+        }
+    }
+}
+
+fn is_moving(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+                | RDKafkaErrorCode::OffsetNotAvailable
+                | RDKafkaErrorCode::BrokerTransportFailure
+                // Topics that were made a moment ago.
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition
+        )
+    )
 }
 
 fn unavailable(what: &str, error: &KafkaError) -> LogError {

@@ -9,10 +9,15 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sluse_engine::identity::Identities;
 use sluse_engine::mail::NoMailer;
+use sluse_engine::probe::Probes;
+use sluse_engine::send::{EgressPolicy, Senders};
+use sluse_engine::sigfox::SigfoxClient;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
@@ -23,6 +28,9 @@ use sluse_schema::secret::Secret;
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
+/// Where browsers find the API, and the web client: only words here.
+pub const BACKEND: &str = "https://api.example.org";
+pub const FRONTEND: &str = "http://localhost:8081";
 /// The key of the one device that the intake knows.
 pub const DEVICE_KEY: &str = "31dab038-6a3c-4a70-9a3e-0f7d7f6f0a11";
 
@@ -119,6 +127,8 @@ pub struct Api {
     pub readiness: Arc<FakeReadiness>,
     pub http: HttpServer,
     pub client: reqwest::Client,
+    /// Follows no redirects, so that a test sees them.
+    pub browser: reqwest::Client,
     pub admin: String,
     _server: Arc<Server>,
 }
@@ -132,6 +142,15 @@ impl Api {
     }
 
     pub async fn start_on(listen: SocketAddr) -> Self {
+        Self::build(listen, LogInProviders::default()).await
+    }
+
+    /// With somebody who vouches for people.
+    pub async fn start_with(log_in: LogInProviders) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), log_in).await
+    }
+
+    async fn build(listen: SocketAddr, log_in: LogInProviders) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -147,6 +166,7 @@ impl Api {
         let store = Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap();
         store.bootstrap(ADMIN_EMAIL, Some(&Secret::new(ADMIN_PASSWORD))).await.unwrap();
 
+        let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());
         let ports = Ports {
@@ -156,15 +176,23 @@ impl Api {
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
             limits: None,
+            log_in,
+            identities: Arc::new(Identities::new(&store)),
+            // Nobody listens there: what needs Sigfox is tested against the program itself.
+            sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
+            probe: Arc::new(Probes::new(&store, &senders)),
             mailer: Arc::new(NoMailer),
             callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
         config.num_workers = Some(1);
+        config.backend_base_url = BACKEND.to_owned();
+        config.frontend_base_url = FRONTEND.to_owned();
         let http = sluse_http::start(config, ports).unwrap();
         let addr = http.addrs[0];
         let client = reqwest::Client::new();
+        let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let mut api = Self {
             base: format!("http://{addr}/api/v1"),
             addr,
@@ -173,6 +201,7 @@ impl Api {
             readiness,
             http,
             client,
+            browser,
             admin: String::new(),
             _server: server,
         };

@@ -3,10 +3,16 @@
 
 mod fixture;
 mod fuzz;
+mod identity_provider;
 mod ingest;
 mod inspection;
 mod isolation;
+mod login_kombit;
+mod login_oidc;
+mod openid_provider;
+mod program;
 mod registry;
+mod silence;
 mod tenants;
 mod walk;
 

@@ -16,7 +16,6 @@ use crate::kafka_process::Kafka;
 pub use sluse_schema::testing::log_conformance::{read_all, record};
 
 pub const P0: PartitionId = PartitionId(0);
-pub const P1: PartitionId = PartitionId(1);
 
 /// Running brokers, and their directory.
 pub struct Cluster {

@@ -2,6 +2,7 @@
 
 mod account;
 mod application;
+mod application_list;
 mod application_write;
 pub mod bootstrap;
 pub mod change;
@@ -16,8 +17,12 @@ mod connection;
 mod decoder;
 mod device;
 mod inspect;
+mod login;
 mod related;
+mod search;
 mod secrets;
+mod share;
+mod sigfox;
 mod target;
 
 use std::sync::Arc;

@@ -10,8 +10,12 @@ pub mod decoder;
 pub mod device;
 pub mod device_model;
 pub mod inspect;
+pub mod login;
 pub mod organization;
 pub mod permission;
+pub mod search;
+pub mod share;
+pub mod sigfox;
 pub mod target;
 pub mod user;
 
@@ -25,10 +29,14 @@ pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
 pub use inspect::InspectStore;
+pub use login::LogInStore;
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
+pub use search::SearchStore;
+pub use share::ShareStore;
+pub use sigfox::SigfoxGroupStore;
 pub use target::TargetAdminStore;
 pub use user::{AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
 
@@ -51,6 +59,10 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + LogInStore
+    + SearchStore
+    + ShareStore
+    + SigfoxGroupStore
 {
 }
 
