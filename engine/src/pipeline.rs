@@ -64,6 +64,8 @@ pub enum BuildError {
     #[error("log: {0}")]
     OpenKafka(#[from] crate::kafka_log::OpenKafkaError),
     #[error("log: {0}")]
+    LogSwitch(#[from] crate::log_switch::SwitchError),
+    #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
     Decoder(#[from] crate::decoder::PoolError),
@@ -124,6 +126,7 @@ pub async fn build(
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
     let (log, leased_senders) = open_log(config, keys, &senders).await?;
+    crate::log_switch::check(store, log.as_ref(), &config.log.leave, &log_config(config)).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
@@ -242,7 +245,9 @@ async fn follow_assignments(log: Arc<dyn Log>, devices: DeviceStage, targets: Ta
                 }
             }
             Assignment::Revoked { partitions, done } => {
-                let is_clean = devices.revoke(&partitions).await & targets.revoke(&partitions).await;
+                // Both at once, each within its own deadline: the log's is below the session timeout.
+                let (devices_done, targets_done) = tokio::join!(devices.revoke(&partitions), targets.revoke(&partitions));
+                let is_clean = devices_done & targets_done;
                 tracing::info!(?partitions, is_clean, "partitions given up");
                 drop(done);
             }
