@@ -69,6 +69,8 @@ need_servers() {
     local missing=()
     has_program mosquitto || missing+=(mosquitto)
     has_postgres || missing+=(postgresql)
+    # The load test lets an engine's clock jump with it.
+    compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
     if [ "${#missing[@]}" -gt 0 ]; then
         if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
             as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d'
