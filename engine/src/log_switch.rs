@@ -44,7 +44,9 @@ pub async fn check(store: &Store, log: &dyn Log, leave: &str, embedded: &Embedde
     };
     let num_pending = store.num_pending().await?;
     let found = match look_into_embedded(&old, embedded).await {
-        Old::Drained if num_pending > 0 => Old::Undrained(format!("{num_pending} deliveries are pending in the old one")),
+        Old::Drained if num_pending > 0 => {
+            Old::Undrained(format!("{num_pending} deliveries are pending in the old one"))
+        }
         found => found,
     };
     if found == Old::Drained {
@@ -57,7 +59,9 @@ pub async fn check(store: &Store, log: &dyn Log, leave: &str, embedded: &Embedde
     }
     let why = match found {
         Old::Undrained(why) => why,
-        _ => format!("{num_pending} deliveries are pending in the old one, and what uplinks it holds cannot be seen from here"),
+        _ => format!(
+            "{num_pending} deliveries are pending in the old one, and what uplinks it holds cannot be seen from here"
+        ),
     };
     Err(SwitchError::Undrained { old, new, why })
 }

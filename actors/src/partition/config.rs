@@ -29,7 +29,7 @@ pub struct DeviceStageConfig {
     /// Devices loaded by one query.
     pub num_activate_max: usize,
     pub window: WindowPolicy,
-    /// How long what is open may take when a partition is revoked; with what the targets take, below the log's own deadline (7 s).
+    /// How long what is open may take when a partition is revoked; with what the targets take, below the log's own deadline.
     pub revoke_within: Duration,
 }
 

@@ -189,9 +189,8 @@ impl DeviceStage {
     /// left unfinished.
     pub async fn revoke(&self, partitions: &[PartitionId]) -> bool {
         let deadline = Some(Instant::now() + self.revoke_within);
-        let released = partitions.iter().map(|p| {
-            deliver_to(self.host_of(*p), Release { partitions: Some(vec![*p]), deadline })
-        });
+        let released =
+            partitions.iter().map(|p| deliver_to(self.host_of(*p), Release { partitions: Some(vec![*p]), deadline }));
         join_all(released).await.into_iter().all(|is_clean| is_clean.unwrap_or(false))
     }
 

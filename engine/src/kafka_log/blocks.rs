@@ -181,7 +181,11 @@ impl BlockIndex {
             backlog.first = backlog.first.or(part.first);
             at = end;
         }
-        if at > from || from >= until { Counted::Upto(at, backlog) } else { Counted::Unknown(until.min(start_of(block_of(from) + 1))) }
+        if at > from || from >= until {
+            Counted::Upto(at, backlog)
+        } else {
+            Counted::Unknown(until.min(start_of(block_of(from) + 1)))
+        }
     }
 }
 
@@ -202,10 +206,8 @@ impl Block {
         let places = self.places.as_ref()?;
         let mut backlog = TargetBacklog::default();
         let first = places.partition_point(|(offset, _, _)| *offset < from);
-        for (offset, _, at_ms) in places[first..]
-            .iter()
-            .take_while(|(offset, _, _)| *offset < until)
-            .filter(|(_, key, _)| *key == target)
+        for (offset, _, at_ms) in
+            places[first..].iter().take_while(|(offset, _, _)| *offset < until).filter(|(_, key, _)| *key == target)
         {
             backlog.num_records += 1;
             backlog.first.get_or_insert((*offset, *at_ms));
@@ -286,7 +288,8 @@ mod tests {
         let mut index = BlockIndex::new(1_000, 100_000);
         for chunk in all.chunks(50) {
             let from = if chunk[0].offset == all[0].offset { Offset::ZERO } else { chunk[0].offset };
-            let next = all.iter().find(|r| r.offset > chunk[chunk.len() - 1].offset).map_or(Offset(3 * BLOCK), |r| r.offset);
+            let next =
+                all.iter().find(|r| r.offset > chunk[chunk.len() - 1].offset).map_or(Offset(3 * BLOCK), |r| r.offset);
             index.observe(from, next, chunk);
         }
         let num_all = all.iter().filter(|r| r.key == 1).count() as u64;

@@ -1,7 +1,7 @@
 //! [`KafkaLog`]: the port over Kafka. Each part runs on a thread of its own, none on an arbiter: appends, steps, the group, reading.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;

@@ -175,6 +175,7 @@ impl Api {
             decoder: Arc::new(PanickingDecoder),
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
+            limits: None,
             log_in,
             identities: Arc::new(Identities::new(&store)),
             // Nobody listens there: what needs Sigfox is tested against the program itself.
