@@ -15,3 +15,4 @@ pub mod send;
 pub mod shutdown;
 pub mod source;
 pub mod store;
+pub mod system_log;

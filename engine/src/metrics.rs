@@ -77,6 +77,7 @@ impl std::fmt::Debug for Metrics {
 
 fn describe_other_crates_and_adapters() {
     crate::mail::describe();
+    crate::system_log::describe();
     sluse_actors::metrics::describe();
     sluse_actors::intake::metrics::describe();
     sluse_actors::partition::metrics::describe();

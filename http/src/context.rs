@@ -13,6 +13,7 @@ use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, Readin
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::test_decoder::TestBench;
+use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
 use crate::metrics::IngestMetrics;
@@ -48,6 +49,7 @@ pub struct AppState {
     pub authenticator: Authenticator,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
+    pub failure_limits: FailureLimits,
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
@@ -61,6 +63,7 @@ impl AppState {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
+            failure_limits: FailureLimits::default(),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),

@@ -17,7 +17,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::config::HttpConfig;
 use crate::context::{AppState, Ports};
 use crate::error::{ApiError, ApiResult};
-use crate::{admin, authn, docs_page, health, ingest, metrics, request_id};
+use crate::{admin, audit, authn, docs_page, health, ingest, metrics, request_id};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 2048;
@@ -139,6 +139,7 @@ fn start_main(config: &HttpConfig, state: Arc<AppState>) -> Result<(Vec<SocketAd
             .configure(|cfg| routes(has_metrics)(&mut ServiceConfig::new(cfg)))
             .service(
                 web::scope("/api/v1")
+                    .wrap(from_fn(audit::note_failures))
                     .wrap(from_fn(authn::authenticate))
                     .wrap(Compress::default())
                     .wrap(cors(&frontend))

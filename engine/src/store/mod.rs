@@ -9,6 +9,7 @@ pub mod error;
 pub mod migrate;
 pub mod pool;
 pub mod private_postgres;
+pub mod rotate;
 pub mod tls;
 
 mod call;
