@@ -73,3 +73,8 @@ need_servers() {
         install_packages "${missing[@]}"
     fi
 }
+
+# The mail server that the tests write to.
+need_mail_server() {
+    python3 -c 'import aiosmtpd' 2>/dev/null || install_packages python3 python3-aiosmtpd
+}

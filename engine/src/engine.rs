@@ -12,8 +12,8 @@ use crate::metrics::Metrics;
 use crate::shutdown::{Shutdown, StopReport};
 use crate::store::bootstrap::NewCredentials;
 use crate::store::private_postgres::{PrivatePostgres, PrivatePostgresError};
-use crate::system_log::SystemLogFeed;
 use crate::store::{Cipher, CipherError, OpenError, Store, StoreConfig};
+use crate::system_log::SystemLogFeed;
 
 /// Why a node could not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]

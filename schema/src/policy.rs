@@ -253,7 +253,9 @@ mod tests {
                     user == ME || organizations.into_iter().any(|o| has(o, U))
                 }
                 (Resource::OrganizationProfile(o), Action::Read) => has(o, R) || has(o, U),
-                (Resource::OrganizationProfile(_), Action::Write) | (Resource::NewAccount { .. }, Action::Read) => false,
+                (Resource::OrganizationProfile(_), Action::Write) | (Resource::NewAccount { .. }, Action::Read) => {
+                    false
+                }
                 (Resource::ApiKey { organizations, is_global_admin }, _) => {
                     !is_global_admin && !organizations.is_empty() && organizations.into_iter().all(|o| has(o, U))
                 }
@@ -294,12 +296,10 @@ mod tests {
                 }
             ),
             organization().prop_map(Resource::OrganizationProfile),
-            (proptest::collection::vec(organization(), 0..3), any::<bool>()).prop_map(
-                |(organizations, is_global_admin)| Resource::ApiKey { organizations, is_global_admin }
-            ),
-            (proptest::collection::vec(organization(), 0..3), any::<bool>()).prop_map(
-                |(organizations, is_global_admin)| Resource::NewAccount { organizations, is_global_admin }
-            ),
+            (proptest::collection::vec(organization(), 0..3), any::<bool>())
+                .prop_map(|(organizations, is_global_admin)| Resource::ApiKey { organizations, is_global_admin }),
+            (proptest::collection::vec(organization(), 0..3), any::<bool>())
+                .prop_map(|(organizations, is_global_admin)| Resource::NewAccount { organizations, is_global_admin }),
             (0i64..3).prop_map(|user| Resource::Own(UserId(user))),
         ]
     }

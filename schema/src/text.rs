@@ -61,7 +61,10 @@ mod tests {
     fn passwords_in_addresses_are_masked() {
         for (text, shown) in [
             ("mqtt://rita:hunter2@broker:1883/x", "mqtt://********@broker:1883/x"),
-            ("cannot reach http://a:b@c@host, or https://host/?mail=a@b", "cannot reach http://********@host, or https://host/?mail=a@b"),
+            (
+                "cannot reach http://a:b@c@host, or https://host/?mail=a@b",
+                "cannot reach http://********@host, or https://host/?mail=a@b",
+            ),
             ("a@b.dk://", "a@b.dk://"),
             ("no address", "no address"),
         ] {

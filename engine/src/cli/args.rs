@@ -95,10 +95,8 @@ pub fn main() -> ExitCode {
         Command::Admin { command: AdminCommand::RotateSecretKey { new_key_file } } => {
             load(args.config).and_then(|config| super::rotate::rotate_secret_key(&config, new_key_file.as_deref()))
         }
-        Command::Admin { command: AdminCommand::ImportApiKey { name, permissions, expires_on } } => {
-            load(args.config)
-                .and_then(|config| super::admin::import_api_key(&config, &name, permissions, expires_on.as_deref()))
-        }
+        Command::Admin { command: AdminCommand::ImportApiKey { name, permissions, expires_on } } => load(args.config)
+            .and_then(|config| super::admin::import_api_key(&config, &name, permissions, expires_on.as_deref())),
         Command::Backup { directory } => {
             load(args.config).and_then(|config| super::backup::backup(&config, &directory))
         }

@@ -23,7 +23,9 @@ pub fn rotate_secret_key(config: &Config, new_key_file: Option<&Path>) -> anyhow
     let new_file: PathBuf = match new_key_file {
         Some(file) => file.to_path_buf(),
         None if is_kept_here => config.data_dir.join(format!("{SECRET_KEY_FILE}.next")),
-        None => anyhow::bail!("the key is given as SLUSE_SECRET_KEY: say with --new-key-file where the new one is to stand"),
+        None => {
+            anyhow::bail!("the key is given as SLUSE_SECRET_KEY: say with --new-key-file where the new one is to stand")
+        }
     };
     runtime()?.block_on(async {
         // Holds the data directory, unless a node does: then the database says so.

@@ -33,7 +33,9 @@ pub enum RotateError {
     Store(#[from] StoreError),
     #[error("{0} other sessions of Sluse are connected to this database: stop every node first")]
     InUse(i64),
-    #[error("the secrets in this database are under another key (fingerprint {stored}): give the SLUSE_SECRET_KEY in use")]
+    #[error(
+        "the secrets in this database are under another key (fingerprint {stored}): give the SLUSE_SECRET_KEY in use"
+    )]
     OtherKey {
         /// Fingerprint in the database.
         stored: String,

@@ -1,12 +1,20 @@
 //! The API as a black box over PostgreSQL: logging in, tenants kept apart, every write with its line and its event, what devices
 //! send, and what a server bears. `serve` runs it for the recorded exchanges: `SLUSE_TEST_SERVE=127.0.0.1:3999,60`.
 
+mod access;
+mod api_keys;
+mod audit;
 mod fixture;
+mod golden;
+mod groups;
 mod ingest;
 mod inspection;
 mod isolation;
 mod registry;
+mod roles;
+mod smtp;
 mod tenants;
+mod users;
 
 use fixture::{ADMIN_EMAIL, Api};
 use serde_json::json;
@@ -66,6 +74,9 @@ async fn a_token_ends_with_its_users_right_to_be_here() {
     assert_eq!(status, 200, "{body}");
     assert_eq!(me().await.0, 401, "deactivated");
     api.put(&path, user(json!({"active": true}))).await;
+    assert_eq!(me().await.0, 401, "a token from before he was deactivated stays invalid");
+    let token = api.log_in("aarhus@example.org", "Sesame-11").await;
+    let me = || api.call("GET", "/auth/me", Some(&token), None);
     assert_eq!(me().await.0, 200);
     api.put(&path, user(json!({"expiresOn": "2020-01-01T00:00:00.000Z"}))).await;
     assert_eq!(me().await.0, 401, "expired");

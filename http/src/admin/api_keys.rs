@@ -205,7 +205,7 @@ async fn own_organization(caller: Caller<KeyOnly<Anyone>>, state: web::Data<AppS
     let roles = [Role::Read, Role::OrganizationApplicationAdmin, Role::OrganizationUserAdmin];
     let organizations = caller.principal.organizations_with(&roles);
     let rows = match organizations.as_slice() {
-        [one] => state.admin().organizations_by_id(&[*one]).await?,
+        [only] => state.admin().organizations_by_id(&[*only]).await?,
         _ => Vec::new(),
     };
     match rows.first() {

@@ -89,8 +89,8 @@ async fn change_log(caller: Caller<UserAdmin>, query: Query, state: web::Data<Ap
 
 fn line(row: ChangeLogRow, visible: Option<&[OrganizationId]>) -> Value {
     let is_visible = |id: i64| visible.is_none_or(|visible| visible.contains(&OrganizationId(id)));
-    let kind =
-        ChangedEntity::of_str(&row.entity).map_or_else(|| row.entity.clone(), |entity| entity.reference_name().to_owned());
+    let kind = ChangedEntity::of_str(&row.entity)
+        .map_or_else(|| row.entity.clone(), |entity| entity.reference_name().to_owned());
     let organizations: Vec<_> = row.organizations.iter().filter(|o| is_visible(o.0)).collect();
     json!({
         "id": row.id,

@@ -19,7 +19,8 @@ pub async fn send(state: &AppState, mail: Mail) -> ApiResult<()> {
 }
 
 fn signed(state: &AppState, body: MailBody) -> MailBody {
-    body.link("Åbn OS2iot", state.config.frontend_base_url.clone()).paragraph("Denne mail er sendt automatisk af OS2iot.")
+    body.link("Åbn OS2iot", state.config.frontend_base_url.clone())
+        .paragraph("Denne mail er sendt automatisk af OS2iot.")
 }
 
 /// To an organisation's administrators: somebody wants to be let in.

@@ -328,7 +328,8 @@ async fn applications_of(
 ) -> ApiResult {
     let row = state.admin().permission(id.0).await.map_err(missing)?;
     caller.read(resource_of(&row))?;
-    let found = state.admin().permission_applications(id.0, &query.page()?.within(&["id", "name", "updatedAt"])).await?;
+    let found =
+        state.admin().permission_applications(id.0, &query.page()?.within(&["id", "name", "updatedAt"])).await?;
     Ok(listed(found.rows.iter().map(applications::listing).collect(), found.num_all))
 }
 

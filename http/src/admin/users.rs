@@ -202,7 +202,12 @@ async fn update(caller: Admin, id: PathId, state: web::Data<AppState>, JsonBody(
 }
 
 /// For whoever administers all of the user's organisations: everything may change.
-async fn change_account(caller: &Admin, scope: AccountScope, form: UserForm, state: &AppState) -> ApiResult<UserDetail> {
+async fn change_account(
+    caller: &Admin,
+    scope: AccountScope,
+    form: UserForm,
+    state: &AppState,
+) -> ApiResult<UserDetail> {
     let id = scope.user;
     let groups = match &form.permissions {
         Some(ids) => Some(groups(ids, state).await?),

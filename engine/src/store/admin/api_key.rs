@@ -36,9 +36,10 @@ fn key(row: &Row) -> ApiKeyRow {
 /// The resource of a key with these groups, which must all exist.
 async fn resource_of(db: &impl GenericClient, permissions: &[i64]) -> Result<Resource, AdminError> {
     let rows = db
-        .query("SELECT organization_id FROM permission WHERE id = ANY($1) ORDER BY 1 NULLS LAST FOR SHARE", &[
-            &permissions,
-        ])
+        .query(
+            "SELECT organization_id FROM permission WHERE id = ANY($1) ORDER BY 1 NULLS LAST FOR SHARE",
+            &[&permissions],
+        )
         .await
         .map_err(pg)?;
     if rows.len() != permissions.len() {
@@ -59,9 +60,10 @@ async fn groups_of(db: &impl GenericClient, id: i64) -> Result<Vec<i64>, AdminEr
 async fn details(db: &impl GenericClient, rows: &[Row]) -> Result<Vec<ApiKeyDetail>, AdminError> {
     let ids: Vec<i64> = rows.iter().map(|r| r.get("k_id")).collect();
     let links = db
-        .query("SELECT api_key_id, permission_id FROM api_key_permission WHERE api_key_id = ANY($1) ORDER BY 1, 2", &[
-            &ids,
-        ])
+        .query(
+            "SELECT api_key_id, permission_id FROM api_key_permission WHERE api_key_id = ANY($1) ORDER BY 1, 2",
+            &[&ids],
+        )
         .await
         .map_err(pg)?;
     let mut group_ids: Vec<i64> = links.iter().map(|r| r.get(1)).collect();
@@ -104,7 +106,8 @@ async fn set_groups(write: &Write<'_>, id: i64, permissions: &[i64]) -> Result<(
 
 /// Deletes a key through its system user.
 async fn remove(write: &mut Write<'_>, id: i64, before: Value) -> Result<u64, AdminError> {
-    let delete = "DELETE FROM app_user WHERE id = (SELECT system_user_id FROM api_key WHERE id = $1) AND is_system_user";
+    let delete =
+        "DELETE FROM app_user WHERE id = (SELECT system_user_id FROM api_key WHERE id = $1) AND is_system_user";
     let num = write.db().execute(delete, &[&id]).await.map_err(pg)?;
     write.record(ChangeAction::Delete, ChangedEntity::ApiKey, id, Some(before)).await?;
     Ok(num)

@@ -252,7 +252,8 @@ impl Store {
             num += client.execute(&sql, &[&days]).await.map_err(pg)?;
         }
         // Whatever happens, the system log stays of a size that can be searched.
-        let excess = "DELETE FROM system_log WHERE id IN (SELECT id FROM system_log ORDER BY id DESC OFFSET 200000 LIMIT 5000)";
+        let excess =
+            "DELETE FROM system_log WHERE id IN (SELECT id FROM system_log ORDER BY id DESC OFFSET 200000 LIMIT 5000)";
         num += client.execute(excess, &[]).await.map_err(pg)?;
         Ok(num)
     }

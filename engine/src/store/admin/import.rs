@@ -28,7 +28,9 @@ pub struct NewImport {
 /// Why a key was not taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    #[error("the key on standard input has fewer than {KEY_CHARS_MIN} characters: give the whole key, without anything else")]
+    #[error(
+        "the key on standard input has fewer than {KEY_CHARS_MIN} characters: give the whole key, without anything else"
+    )]
     TooShort,
     #[error("the name must have 2 to 50 characters")]
     Name,

@@ -6,8 +6,8 @@ use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{OrganizationId, UserId};
 use sluse_schema::policy::{Permit, Resource};
 use sluse_schema::port::admin::{
-    AccessRequest, AccountScope, AdminError, ChangedBy, Listed, NewUser, OrganizationRow, Page, PermissionDetail, UserChange,
-    UserDetail, UserListing, UserQuery, UserRow, UserStore,
+    AccessRequest, AccountScope, AdminError, ChangedBy, Listed, NewUser, OrganizationRow, Page, PermissionDetail,
+    UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore,
 };
 use sluse_schema::secret::Secret;
 

@@ -13,7 +13,8 @@ use super::{PgAdminStore, pg, row};
 
 /// Groups of these ids that are an organisation's, with it.
 async fn groups(db: &impl GenericClient, permissions: &[i64]) -> Result<Vec<(i64, OrganizationId)>, AdminError> {
-    let sql = "SELECT id, organization_id FROM permission WHERE id = ANY($1) AND organization_id IS NOT NULL ORDER BY id";
+    let sql =
+        "SELECT id, organization_id FROM permission WHERE id = ANY($1) AND organization_id IS NOT NULL ORDER BY id";
     let rows = db.query(sql, &[&permissions]).await.map_err(pg)?;
     Ok(rows.iter().map(|r| (r.get(0), OrganizationId(r.get(1)))).collect())
 }
