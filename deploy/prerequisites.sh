@@ -76,5 +76,6 @@ need_servers() {
 
 # The mail server that the tests write to.
 need_mail_server() {
-    python3 -c 'import aiosmtpd' 2>/dev/null || install_packages python3 python3-aiosmtpd
+    python3 -c 'import aiosmtpd' 2>/dev/null || /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null ||
+        install_packages python3 python3-aiosmtpd
 }

@@ -11,7 +11,7 @@
 //! | gateways of an organisation | any role in it | GatewayAdmin of it |
 //! | an application and what belongs to it | Read, AppAdmin mapped to it, UserAdmin of its organisation | AppAdmin mapped to it |
 //! | a new account | nobody | UserAdmin of all organisations of its groups |
-//! | an account | UserAdmin of one of its organisations, or oneself | UserAdmin of all its organisations, or a UserAdmin's own; never a global admin's |
+//! | an account | UserAdmin of one of its organisations, or oneself | UserAdmin of all its organisations, never a global admin's |
 //! | oneself | oneself | oneself |
 //!
 //! A global administrator passes all. "Mapped" counts only together with the application's own organisation.
@@ -187,9 +187,8 @@ fn is_allowed(principal: &Principal, action: Action, resource: &Resource) -> boo
         (Resource::NewAccount { organizations, is_global_admin }, Action::Write) => {
             !is_global_admin && !principal.user_admins.is_empty() && administers_all(organizations)
         }
-        (Resource::Account { user, organizations, is_global_admin }, Action::Write) => {
-            let is_own = *user == principal.user && !principal.user_admins.is_empty();
-            !is_global_admin && (is_own || (!organizations.is_empty() && administers_all(organizations)))
+        (Resource::Account { organizations, is_global_admin, .. }, Action::Write) => {
+            !is_global_admin && !organizations.is_empty() && administers_all(organizations)
         }
         (Resource::Own(user), _) => *user == principal.user,
     }
@@ -263,10 +262,8 @@ mod tests {
                     let administers = grants.iter().any(|g| g.organization.is_some() && g.roles.contains(&U));
                     !is_global_admin && administers && organizations.into_iter().all(|o| has(o, U))
                 }
-                (Resource::Account { user, organizations, is_global_admin }, Action::Write) => {
-                    let administers = grants.iter().any(|g| g.organization.is_some() && g.roles.contains(&U));
-                    let is_of_all = !organizations.is_empty() && organizations.into_iter().all(|o| has(o, U));
-                    !is_global_admin && (is_of_all || (user == ME && administers))
+                (Resource::Account { organizations, is_global_admin, .. }, Action::Write) => {
+                    !is_global_admin && !organizations.is_empty() && organizations.into_iter().all(|o| has(o, U))
                 }
                 (Resource::Own(user), _) => user == ME,
             }

@@ -87,7 +87,7 @@ async fn an_organisations_administrator_reads_what_concerns_it_and_nobody_else_a
     let api = Api::start().await;
     let own = api.tenant("Aarhus", USER_ADMIN).await;
     let other = api.tenant("Ballerup", USER_ADMIN).await;
-    let reader = api.tenant("Ishøj", &["Read", "OrganizationApplicationAdmin", "OrganizationGatewayAdmin"]).await;
+    let reader = api.tenant("Ishoj", &["Read", "OrganizationApplicationAdmin", "OrganizationGatewayAdmin"]).await;
     let shared = json!({"name": "Shared", "email": "shared@example.org", "password": "Sesame-11", "active": true, "permissionIds": [own.group, other.group]});
     let shared = api.made("/user", shared).await["id"].clone();
     let (status, body) = api.call("GET", "/change-log?limit=1000", Some(&own.token), None).await;

@@ -35,14 +35,9 @@ impl SmtpServer {
     /// With the arguments of the script.
     pub fn start_with(arguments: &[&str]) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/admin_api/smtp_server.py");
-        let mut child = Command::new("python3")
-            .arg(script)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("python3 with aiosmtpd (Debian: python3-aiosmtpd)");
+        let mut child = Command::new(python()).arg(script).args(arguments).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = lines.next().expect("python3-aiosmtpd is not installed").unwrap().parse().unwrap();
+        let port = lines.next().unwrap().unwrap().parse().unwrap();
         let (tell, mails) = mpsc::channel();
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
@@ -79,6 +74,15 @@ impl SmtpServer {
     pub fn mailer(&self) -> Arc<SmtpMailer> {
         Arc::new(SmtpMailer::new(&self.config()).unwrap())
     }
+}
+
+/// The first Python here that has the package: Debian's own, when another stands before it.
+fn python() -> &'static str {
+    let has_package = |python: &&str| {
+        let found = Command::new(python).args(["-c", "import aiosmtpd"]).stderr(Stdio::null()).status();
+        found.is_ok_and(|status| status.success())
+    };
+    ["python3", "/usr/bin/python3"].into_iter().find(has_package).expect("aiosmtpd (Debian: python3-aiosmtpd)")
 }
 
 /// A mail as the server took it.

@@ -201,6 +201,28 @@ async fn groups_elsewhere_are_neither_shown_nor_touched() {
 }
 
 #[tokio::test]
+async fn an_administrator_who_is_a_reader_elsewhere_changes_his_own_password_and_no_more() {
+    let api = Api::start().await;
+    let own = api.tenant("Aarhus", USER_ADMIN).await;
+    let other = api.tenant("Ballerup", USER_ADMIN).await;
+    let reader = api.made("/permission", json!({"levels": [{"type": "Read"}], "name": "readers", "organizationId": other.organization, "userIds": [own.user]})).await;
+    let path = format!("/user/{}", own.user);
+    let me = api.get(&path).await.1;
+    let groups = [&own.group, &reader["id"]];
+    let mut raised = as_is(&me, &[&own.group, &other.group]);
+    assert_eq!(own.put(&api, &path, raised.clone()).await.0, 403);
+    raised["permissionIds"] = json!(groups);
+    raised["expiresOn"] = json!("2099-01-01");
+    assert_eq!(own.put(&api, &path, raised).await.0, 403);
+    let mut body = as_is(&me, &groups);
+    body["password"] = json!("Sesame-12");
+    let (status, answer) = own.put(&api, &path, body).await;
+    assert_eq!(status, 200, "{answer}");
+    api.log_in("aarhus@example.org", "Sesame-12").await;
+    assert_eq!(api.get(&path).await.1["permissions"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn a_global_administrator_is_edited_as_the_web_client_does_it_and_the_last_one_stays() {
     let api = Api::start().await;
     let me = api.get("/auth/me").await.1["user"].clone();

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sluse_schema::id::{OrganizationId, UserId};
 use sluse_schema::permission::Role;
-use sluse_schema::policy::Resource;
+use sluse_schema::policy::{Permit, Resource};
 use sluse_schema::port::admin::{
     AccountScope, AdminError, NewUser, PermissionDetail, UserChange, UserDetail, UserQuery,
 };
@@ -196,9 +196,41 @@ async fn update(caller: Admin, id: PathId, state: web::Data<AppState>, JsonBody(
     let detail = if caller.write(account).is_ok() {
         change_account(&caller, scope, form, &state).await?
     } else {
-        change_memberships(&caller, &scope, &form, &state).await?
+        change_partly(&caller, &scope, form, &state).await?
     };
     Ok(ok(with_organizations(&caller, &detail)))
+}
+
+/// What becomes of name, address and password.
+async fn identity(form: &UserForm, before: &UserDetail, state: &AppState) -> ApiResult<UserChange> {
+    if before.user.name_id.is_some() && (form.password.is_some() || form.name != before.user.name) {
+        return Err(ApiError::bad_request(code::CANNOT_MODIFY_ON_KOMBIT_USER));
+    }
+    let is_bad = |p: &String| !(PASSWORD_CHARS.0..=PASSWORD_CHARS.1).contains(&p.chars().count());
+    if form.password.as_ref().is_some_and(is_bad) {
+        return Err(ApiError::bad_request(code::PASSWORD_DOES_NOT_MEET_REQUIREMENTS));
+    }
+    let password_hash = match &form.password {
+        Some(password) => Some(hashed(password.clone(), state).await?),
+        None => None,
+    };
+    Ok(UserChange {
+        name: form.name.clone(),
+        email: form.email.clone(),
+        password_hash,
+        is_active: None,
+        expires_at: None,
+        is_global_admin: None,
+        permissions: None,
+    })
+}
+
+fn refused(error: AdminError) -> ApiError {
+    match error {
+        AdminError::Taken(_) => ApiError::bad_request(code::EMAIL_ALREADY_IN_USE),
+        AdminError::InUse(what) => ApiError::bad_request(format!("{what} cannot be taken away")),
+        other => other.into(),
+    }
 }
 
 /// For whoever administers all of the user's organisations: everything may change.
@@ -225,57 +257,65 @@ async fn change_account(
     let is_global_admin = scope.is_global_admin || is_lifted;
     let permit = caller.write(Resource::Account { user: id, organizations, is_global_admin })?;
     let before = state.admin().user(id, false).await?;
-    if before.user.name_id.is_some() && (form.password.is_some() || form.name != before.user.name) {
-        return Err(ApiError::bad_request(code::CANNOT_MODIFY_ON_KOMBIT_USER));
-    }
-    let is_bad = |p: &String| !(PASSWORD_CHARS.0..=PASSWORD_CHARS.1).contains(&p.chars().count());
-    if form.password.as_ref().is_some_and(is_bad) {
-        return Err(ApiError::bad_request(code::PASSWORD_DOES_NOT_MEET_REQUIREMENTS));
-    }
-    let password_hash = match form.password {
-        Some(password) => Some(hashed(password, state).await?),
-        None => None,
-    };
     let change = UserChange {
-        name: form.name,
-        email: form.email,
-        password_hash,
         is_active: form.is_active,
         expires_at: form.says_expiry.then_some(form.expires_at),
         is_global_admin: if is_lifted { Some(true) } else { form.is_global_admin },
         permissions: groups.map(|g| g.ids),
+        ..identity(&form, &before, state).await?
     };
-    let result = state.admin().update_user(&permit, &caller.changed_by, id, &change).await;
-    result.map_err(|error| match error {
-        AdminError::Taken(_) => ApiError::bad_request(code::EMAIL_ALREADY_IN_USE),
-        AdminError::InUse(what) => ApiError::bad_request(format!("{what} cannot be taken away")),
-        other => other.into(),
-    })
+    state.admin().update_user(&permit, &caller.changed_by, id, &change).await.map_err(refused)
 }
 
-/// For whoever administers some of the user's organisations: his groups there may change, his account and the rest may not.
-async fn change_memberships(
+/// For whoever administers some of the user's organisations: his groups there may change, the rest may not. Of himself he changes
+/// name, address and password as well.
+async fn change_partly(
     caller: &Admin,
     scope: &AccountScope,
-    form: &UserForm,
+    form: UserForm,
     state: &AppState,
 ) -> ApiResult<UserDetail> {
     let administered = caller.principal.organizations_with(&[Role::OrganizationUserAdmin]);
-    if !scope.organizations.iter().any(|o| administered.contains(o)) {
+    if !scope.organizations.iter().any(|o| administered.contains(o)) && scope.user != caller.principal.user {
         return Err(ApiError::forbidden());
     }
     let before = state.admin().user(scope.user, false).await?;
-    if !says_the_same(form, scope, &before) {
+    let is_own_identity = scope.user == caller.principal.user;
+    if !leaves_rights(&form, scope, &before) || !(is_own_identity || leaves_identity(&form, &before)) {
         return Err(ApiError::forbidden());
     }
-    let Some(ids) = &form.permissions else { return Ok(before) };
+    let memberships = memberships(caller, scope, &form, &before, state).await?;
+    let mut detail = before;
+    if !leaves_identity(&form, &detail) {
+        let permit = caller.write(Resource::Own(scope.user))?;
+        let change = identity(&form, &detail, state).await?;
+        detail = state.admin().update_user(&permit, &caller.changed_by, scope.user, &change).await.map_err(refused)?;
+    }
+    if let Some((permits, groups)) = memberships {
+        detail = state.admin().set_memberships(&permits, &caller.changed_by, scope.user, &groups).await?;
+    }
+    Ok(detail)
+}
+
+/// The groups that a user is to have in the organisations that the caller administers, with the permits for them; `None`: nothing
+/// was said.
+async fn memberships(
+    caller: &Admin,
+    scope: &AccountScope,
+    form: &UserForm,
+    before: &UserDetail,
+    state: &AppState,
+) -> ApiResult<Option<(Vec<Permit>, Vec<i64>)>> {
+    let Some(ids) = &form.permissions else { return Ok(None) };
     let wanted = groups(ids, state).await?;
-    let is_in = |group: i64| before.permissions.iter().any(|p| p.permission.id == group);
     if wanted.has_global && !scope.is_global_admin {
         return Err(ApiError::forbidden());
     }
+    let administered = caller.principal.organizations_with(&[Role::OrganizationUserAdmin]);
     let (own, foreign): (Vec<_>, Vec<_>) =
         wanted.by_group.into_iter().partition(|(_, organization)| administered.contains(organization));
+    // Groups elsewhere stay: he may name them, not add to them.
+    let is_in = |group: i64| before.permissions.iter().any(|p| p.permission.id == group);
     if !foreign.iter().all(|(group, _)| is_in(*group)) {
         return Err(ApiError::forbidden());
     }
@@ -283,19 +323,21 @@ async fn change_memberships(
         .into_iter()
         .map(|organization| caller.write(Resource::OrganizationUsers(organization)))
         .collect::<ApiResult<Vec<_>>>()?;
-    let own: Vec<i64> = own.into_iter().map(|(group, _)| group).collect();
-    Ok(state.admin().set_memberships(&permits, &caller.changed_by, scope.user, &own).await?)
+    Ok(Some((permits, own.into_iter().map(|(group, _)| group).collect())))
 }
 
-/// Whether a body leaves the account as it is: the web client sends whole objects.
-fn says_the_same(form: &UserForm, scope: &AccountScope, before: &UserDetail) -> bool {
+/// Whether a body leaves name, address and password as they are: the web client sends whole objects.
+fn leaves_identity(form: &UserForm, before: &UserDetail) -> bool {
     let user = &before.user;
     let has_same_email =
         form.email.as_ref().is_none_or(|sent| user.email.as_ref().is_some_and(|e| e.eq_ignore_ascii_case(sent)));
-    form.name == user.name
-        && form.password.is_none()
-        && has_same_email
-        && form.is_active.is_none_or(|sent| sent == user.is_active)
+    form.name == user.name && form.password.is_none() && has_same_email
+}
+
+/// Whether a body leaves what the account is good for as it is.
+fn leaves_rights(form: &UserForm, scope: &AccountScope, before: &UserDetail) -> bool {
+    let user = &before.user;
+    form.is_active.is_none_or(|sent| sent == user.is_active)
         && form.is_global_admin.is_none_or(|sent| sent == scope.is_global_admin)
         && (!form.says_expiry || form.expires_at == user.expires_at)
 }

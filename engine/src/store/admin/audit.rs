@@ -71,7 +71,8 @@ impl PgAdminStore {
         parameters.push(&page.limit);
         parameters.push(&page.offset);
         let rows = client.query(&sql, &parameters).await.map_err(pg)?;
-        let count = format!("SELECT count(*) FROM (SELECT 1 FROM {table} {} LIMIT {LOG_COUNT_MAX}) some", filter.sql);
+        let count =
+            format!("SELECT count(*) FROM (SELECT 1 FROM {table} {} LIMIT {LOG_COUNT_MAX}) bounded", filter.sql);
         let num_all = client.query_one(&count, &filter.parameters).await.map_err(pg)?.get(0);
         Ok((rows, num_all))
     }

@@ -181,7 +181,13 @@ impl UserStore for PgAdminStore {
         if is_global_admin {
             lock_global_admins(&write).await?;
         }
-        write.check(&Resource::Account { user: id, organizations, is_global_admin })?;
+        let account = Resource::Account { user: id, organizations, is_global_admin };
+        // Who one is is one's own business; what one may do is not.
+        write.check(if change.is_identity_only() && permit.covers_write(&Resource::Own(id)) {
+            permit.resource()
+        } else {
+            &account
+        })?;
         let update = "UPDATE app_user SET name = $2, email = COALESCE($3, email), \
                       password_hash = COALESCE($4, password_hash), active = COALESCE($5, active), \
                       expires_on = CASE WHEN $6 THEN $7 ELSE expires_on END, \

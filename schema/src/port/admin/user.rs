@@ -84,6 +84,16 @@ pub struct UserChange {
     pub permissions: Option<Vec<i64>>,
 }
 
+impl UserChange {
+    /// Whether it changes nothing but name, address and password.
+    pub fn is_identity_only(&self) -> bool {
+        self.is_active.is_none()
+            && self.expires_at.is_none()
+            && self.is_global_admin.is_none()
+            && self.permissions.is_none()
+    }
+}
+
 /// Somebody asks to be let into organisations.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessRequest {
@@ -114,7 +124,8 @@ pub trait UserStore: Debug + Send + Sync + 'static {
     /// [`AdminError::Taken`] when the e-mail is in use.
     async fn create_user(&self, permit: &Permit, by: &ChangedBy, new: &NewUser) -> Result<UserDetail, AdminError>;
 
-    /// Changes a user. The permit is for his account in his organisations and in those of the groups that he is to have.
+    /// Changes a user. The permit is for his account in his organisations and in those of the groups that he is to have; his
+    /// own will do for name, address and password.
     ///
     /// # Errors
     /// [`AdminError::Taken`] when the e-mail is in use; [`AdminError::InUse`] when no global administrator would be left who can
