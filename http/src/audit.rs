@@ -160,8 +160,8 @@ fn entity_and_action<'p>(method: &Method, path: &'p str) -> (&'p str, AuditActio
         ("kombitCreation", _) => "user",
         ("chirpstack", "gateway") => "ChirpstackGateway",
         ("chirpstack", "device-profiles") => "ChirpstackDeviceProfile",
-        ("sigfox-group", _) => "SigFoxGroup",
-        ("sigfox-device-type", _) => "SigfoxDeviceType",
+        ("sigfox-group", _) => "sigfox_group",
+        ("sigfox-device-type", _) => "sigfox_device_type",
         ("multicast", _) => "Multicast",
         (first, _) => first,
     };

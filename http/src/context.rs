@@ -9,9 +9,12 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, Readiness};
+use sluse_schema::port::{
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SigfoxApi, TargetProbe,
+};
 
 use crate::admin::live_tail::Watchers;
+use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
 use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
@@ -28,6 +31,9 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub identities: Arc<dyn DeviceIdentities>,
+    pub sigfox: Arc<dyn SigfoxApi>,
+    pub probe: Arc<dyn TargetProbe>,
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
@@ -53,6 +59,7 @@ pub struct AppState {
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
+    pub shares: Shares,
     is_intake_stopped: AtomicBool,
 }
 
@@ -67,6 +74,7 @@ impl AppState {
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),
+            shares: Shares::default(),
             is_intake_stopped: AtomicBool::new(false),
             config,
             ports,

@@ -23,6 +23,8 @@ const NAMES: &[(&str, &str)] = &[
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "log.kafka_brokers"),
     ("CHIRPSTACK_MQTT_URL", "chirpstack.mqtt_url"),
+    ("SLUSE_SIGFOX_API_URL", "sigfox.api_url"),
+    ("MQTT_BROKER_HOSTNAME", "mqtt_broker.hostname"),
     ("METADATA_SAVED_COUNT", "device.window_length"),
     ("SLUSE_ALLOW_PRIVATE_TARGETS", "target.allow_private"),
     ("SLUSE_METRICS_LISTEN", "metrics.listen"),

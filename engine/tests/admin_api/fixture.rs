@@ -11,7 +11,11 @@ use futures_util::Stream;
 use serde_json::{Value, json};
 use sluse_actors::reload::Reloader;
 use sluse_engine::callers::CallersSubscriber;
+use sluse_engine::identity::Identities;
 use sluse_engine::mail::NoMailer;
+use sluse_engine::probe::Probes;
+use sluse_engine::send::{EgressPolicy, Senders};
+use sluse_engine::sigfox::SigfoxClient;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
@@ -126,6 +130,7 @@ async fn serve(
     readiness: Arc<FakeReadiness>,
     mailer: Arc<dyn Mailer>,
 ) -> HttpServer {
+    let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
     let callers = Arc::new(CallersEpoch::default());
     let reloader = Reloader::new(Arc::clone(store) as _).await.unwrap();
     tokio::spawn(reloader.with(Arc::new(CallersSubscriber(Arc::clone(&callers)))).run());
@@ -135,6 +140,10 @@ async fn serve(
         decoder: Arc::new(PanickingDecoder),
         tail: Arc::new(SilentTail),
         readiness,
+        identities: Arc::new(Identities::new(store)),
+        // Nobody listens there: what needs Sigfox is tested against the program itself.
+        sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
+        probe: Arc::new(Probes::new(store, &senders)),
         mailer,
         callers,
         render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),

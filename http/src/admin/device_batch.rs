@@ -85,8 +85,8 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     let mut results = Vec::with_capacity(read.len());
     for (item, input) in read {
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-        let outcome = match create_one(&caller, admin, input).await {
-            Ok(row) => shown(admin, &row, true).await,
+        let outcome = match create_one(&caller, &state, input).await {
+            Ok(row) => shown(admin, &row).await,
             Err(error) => Err(error),
         };
         results.push(result(item, outcome)?);
@@ -121,8 +121,8 @@ pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppStat
         };
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
         let hide = input.clone();
-        let outcome = match update_one(&caller, admin, row, input).await {
-            Ok(row) => shown(admin, &row, true).await.map(|mut answer| {
+        let outcome = match update_one(&caller, &state, row, input).await {
+            Ok(row) => shown(admin, &row).await.map(|mut answer| {
                 hide.hide_unsent(&mut answer);
                 answer
             }),

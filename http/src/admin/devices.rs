@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
@@ -16,7 +17,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
-use super::{device_batch, device_csv, device_shape, view};
+use super::mask::Secrets;
+use super::{device_batch, device_csv, device_remote, device_shape, sigfox_downlink, view};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -90,9 +92,10 @@ pub async fn check_references(
 }
 
 /// A device as the answers to its creation and change show it.
-pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow, may_change: bool) -> ApiResult<Value> {
+pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
     let referred = Referred::load(admin, [row.fields.application], []).await?;
-    let mut shown = device_shape::device_with_authors(row, may_change);
+    // Only who may change it made or changed it.
+    let mut shown = device_shape::device_with_authors(row, Secrets::Clear);
     shown["application"] = referred.application(row.fields.application);
     shown["deviceModel"] = model_of(admin, row).await?;
     Ok(shown)
@@ -124,15 +127,18 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
     let input = device_input::read(&mut form, None);
     form.finish()?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-    let row = create_one(&caller, state.admin(), input).await?;
-    Ok(uncached(created(shown(state.admin(), &row, true).await?)))
+    let row = create_one(&caller, &state, input).await?;
+    Ok(uncached(created(shown(state.admin(), &row).await?)))
 }
 
 /// Creates one device that was read without errors.
-pub async fn create_one(caller: &Caller<Reader>, admin: &dyn AdminStore, input: DeviceInput) -> ApiResult<DeviceRow> {
+pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: DeviceInput) -> ApiResult<DeviceRow> {
+    let admin = state.admin();
     let resource = check_references(admin, input.application, input.device_model(None)).await?;
+    let organization = access::organization_of(&resource);
     let permit = caller.write(resource)?;
-    admin.create_device(&permit, &caller.changed_by, &input.into_new(new_api_key)).await.map_err(of_store)
+    let fields = device_remote::prepare(state, organization, None, input.into_new(new_api_key)).await?;
+    admin.create_device(&permit, &caller.changed_by, &fields).await.map_err(of_store)
 }
 
 /// Changes a device.
@@ -160,8 +166,8 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let stored = stored.ok_or_else(ApiError::unknown_id)?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let hide = input.clone();
-    let row = update_one(&caller, admin, &stored, input).await?;
-    let mut answer = shown(admin, &row, true).await?;
+    let row = update_one(&caller, &state, &stored, input).await?;
+    let mut answer = shown(admin, &row).await?;
     hide.hide_unsent(&mut answer);
     Ok(uncached(ok(answer)))
 }
@@ -169,17 +175,20 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
 /// Changes one device by what was read against it without errors.
 pub async fn update_one(
     caller: &Caller<Reader>,
-    admin: &dyn AdminStore,
+    state: &AppState,
     stored: &DeviceRow,
     input: DeviceInput,
 ) -> ApiResult<DeviceRow> {
+    let admin = state.admin();
     let permit = caller.write(stored.resource())?;
     if input.kind != stored.fields.kind {
         return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
     }
     let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
+    let organization = access::organization_of(&resource);
     let target_permit = caller.write(resource)?;
     let fields = input.into_changed(&stored.fields);
+    let fields = device_remote::prepare(state, organization, Some(&stored.fields), fields).await?;
     admin.update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await.map_err(of_store)
 }
 
@@ -197,12 +206,19 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     caller.read(row.resource())?;
     let device_state = admin.device_state(row.id).await?;
     let referred = Referred::load(admin, [row.fields.application], [row.organization]).await?;
-    let mut shown = device_shape::device_with_authors(&row, may_write(&caller.principal, row.resource()));
+    let secrets = match caller.write(row.resource()) {
+        Ok(permit) if device_shape::has_secrets(&row) => {
+            admin.record_reveal(&permit, &caller.changed_by, ChangedEntity::Device, &[row.id.0]).await?;
+            Secrets::Clear
+        }
+        _ => Secrets::Masked,
+    };
+    let mut shown = device_shape::device_with_authors(&row, secrets);
     let mut application = referred.application(row.fields.application);
     application["belongsTo"] = referred.organization(row.organization);
     shown["application"] = application;
     shown["deviceModel"] = model_of(admin, &row).await?;
-    if let Some((name, settings)) = device_shape::settings(&row) {
+    if let Some((name, settings)) = device_shape::settings(&row, secrets) {
         shown[name] = settings;
     }
     let latest = device_state.as_ref().and_then(|s| s.latest.as_ref());
@@ -289,7 +305,7 @@ async fn change_application(caller: Caller<Reader>, state: State, id: PathId, bo
         .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
         .await
         .map_err(of_store)?;
-    Ok(ok(shown(admin, &row, true).await?))
+    Ok(ok(shown(admin, &row).await?))
 }
 
 const NUM_ROUTES_MAX: usize = 100;
@@ -353,7 +369,11 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan | DeviceType::Sigfox => Ok(ok(json!([]))),
+        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Sigfox => {
+            let stored = state.admin().device_state(row.id).await?;
+            Ok(ok(sigfox_downlink::daily_signal(stored.as_ref().map_or(&[][..], |s| &s.transmissions))))
+        }
         _ => Ok(HttpResponse::Ok().finish()),
     }
 }
@@ -387,7 +407,7 @@ async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> Api
     caller.read(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => Ok(ok(json!([]))),
-        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
 }
@@ -401,7 +421,11 @@ async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> Api
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/iot-device/{id}/downlink")]
-async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    if row.fields.kind == DeviceType::Sigfox {
+        return sigfox_downlink::set(&caller, &state, row, &body.0).await;
+    }
     refuse_downlink(&caller, &state, id).await
 }
 

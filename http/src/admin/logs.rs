@@ -89,6 +89,7 @@ async fn change_log(caller: Caller<UserAdmin>, query: Query, state: web::Data<Ap
 
 fn line(row: ChangeLogRow, visible: Option<&[OrganizationId]>) -> Value {
     let is_visible = |id: i64| visible.is_none_or(|visible| visible.contains(&OrganizationId(id)));
+    let cut = |value: Value| if visible.is_some() { within(value, &is_visible) } else { value };
     let kind = ChangedEntity::of_str(&row.entity)
         .map_or_else(|| row.entity.clone(), |entity| entity.reference_name().to_owned());
     let organizations: Vec<_> = row.organizations.iter().filter(|o| is_visible(o.0)).collect();
@@ -106,8 +107,8 @@ fn line(row: ChangeLogRow, visible: Option<&[OrganizationId]>) -> Value {
         "entityId": row.entity_id,
         "name": row.name,
         "organizationIds": organizations,
-        "before": row.before.map(|value| within(value, &is_visible)),
-        "after": row.after.map(|value| within(value, &is_visible)),
+        "before": row.before.map(cut),
+        "after": row.after.map(cut),
         "completed": row.is_success,
         "reason": row.reason,
     })

@@ -9,10 +9,13 @@ pub mod decoder;
 pub mod device;
 pub mod gateway;
 pub mod health;
+pub mod identity;
 pub mod intake;
 pub mod log;
 pub mod mail;
+pub mod probe;
 pub mod sender;
+pub mod sigfox;
 pub mod tail;
 pub mod target;
 
@@ -21,10 +24,13 @@ pub use decoder::{DecodeError, DecodeErrorKind, DecodeJob, Decoded, Decoder};
 pub use device::{Activation, ChangeFeed, DecodeFailure, DeviceDirectory, DeviceStore, StateBatch};
 pub use gateway::{GatewayState, GatewayStore, UnknownSender, UnknownSenderStore};
 pub use health::Readiness;
+pub use identity::{DeviceIdentities, IssuedCertificate};
 pub use intake::{Accepted, Arrival, Intake, RefusedArrival};
 pub use log::{Assignment, AssignmentDone, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
 pub use mail::{Mail, MailBody, MailError, Mailer};
+pub use probe::{Probe, TargetProbe};
 pub use sender::{SenderError, SenderFactory, TargetSender};
+pub use sigfox::{SigfoxApi, SigfoxCallback, SigfoxError, SigfoxLogin};
 pub use tail::{LiveTail, TailDecoded, TailEvent, TailFilter};
 pub use target::{CursorBatch, TargetLogEntry, TargetRequest, TargetRequestKind, TargetStore};
 

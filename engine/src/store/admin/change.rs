@@ -124,6 +124,41 @@ impl<'a> Write<'a> {
         Ok(())
     }
 
+    /// Writes the change log's line of something that changed no row here: a remote system's row, or that secrets were shown.
+    /// No change event: nothing reloads by it.
+    pub async fn note(
+        &mut self,
+        action: ChangeAction,
+        entity: ChangedEntity,
+        id: Option<i64>,
+        after: Option<Value>,
+    ) -> Result<(), AdminError> {
+        let name = after.as_ref().and_then(|v| v.get("name")?.as_str()).map(str::to_owned);
+        let statement = self.transaction.prepare_cached(INSERT_NOTE).await.map_err(pg)?;
+        self.transaction
+            .execute(
+                &statement,
+                &[
+                    &self.by.user_id(),
+                    &self.by.kind.as_str(),
+                    &self.by.remote_address,
+                    &self.by.request_id,
+                    &action.as_str(),
+                    &entity.as_str(),
+                    &id,
+                    &after,
+                    &self.by.credential,
+                    &name,
+                    &organizations_of(self.permit.resource()),
+                ],
+            )
+            .await
+            .map_err(pg)?;
+        let kind = entity.reference_name().to_owned();
+        self.lines.push(AuditLine { action, kind, id, name, is_success: true });
+        Ok(())
+    }
+
     /// Change events of rows that went along with the recorded one (a cascade): caches and actors have to hear of each.
     pub async fn touch(&self, entity: ChangedEntity, ids: &[i64]) -> Result<(), AdminError> {
         if ids.is_empty() {
@@ -162,6 +197,25 @@ const INSERT_LINE: &str = "WITH event AS (INSERT INTO change_event (entity, enti
          SELECT unnest($12::bigint[]) UNION SELECT organization_id FROM application WHERE id = ANY($13) \
          UNION SELECT a.organization_id FROM data_target t JOIN application a ON a.id = t.application_id \
          WHERE t.id = ANY($14) ORDER BY 1))";
+
+const INSERT_NOTE: &str = "INSERT INTO change_log (user_id, principal, remote_address, request_id, action, entity, entity_id, \
+                             after, credential, name, organization_ids) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+
+/// Whose the resource of a permit is.
+fn organizations_of(resource: &Resource) -> Vec<i64> {
+    match resource {
+        Resource::Organization(o)
+        | Resource::OrganizationUsers(o)
+        | Resource::OrganizationProfile(o)
+        | Resource::OrganizationGateways(o)
+        | Resource::Application { organization: o, .. } => vec![o.0],
+        Resource::Account { organizations, .. }
+        | Resource::NewAccount { organizations, .. }
+        | Resource::ApiKey { organizations, .. } => organizations.iter().map(|o| o.0).collect(),
+        Resource::Platform | Resource::Shared | Resource::Own(_) => Vec::new(),
+    }
+}
 
 /// Whose administrators may read a line: organisations that the row was or is of, by itself, by an application or by a target.
 #[derive(Debug, Default)]
@@ -220,6 +274,8 @@ fn table(entity: ChangedEntity) -> Option<&'static str> {
         ChangedEntity::Permission => Some("permission"),
         ChangedEntity::User => Some("app_user"),
         ChangedEntity::ApiKey => Some("api_key"),
+        ChangedEntity::SigfoxGroup => Some("sigfox_group"),
+        ChangedEntity::SigfoxDeviceType => None,
         ChangedEntity::TargetRequest => Some("target_request"),
     }
 }

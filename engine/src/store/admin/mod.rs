@@ -3,6 +3,7 @@
 mod account;
 mod api_key;
 mod application;
+mod application_list;
 mod application_write;
 mod audit;
 mod audit_line;
@@ -22,7 +23,10 @@ mod decoder;
 mod device;
 mod inspect;
 mod related;
+mod search;
 mod secrets;
+mod share;
+mod sigfox;
 mod target;
 
 use std::sync::Arc;

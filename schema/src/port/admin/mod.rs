@@ -14,6 +14,9 @@ pub mod device_model;
 pub mod inspect;
 pub mod organization;
 pub mod permission;
+pub mod search;
+pub mod share;
+pub mod sigfox;
 pub mod target;
 pub mod user;
 
@@ -36,6 +39,9 @@ pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
+pub use search::SearchStore;
+pub use share::ShareStore;
+pub use sigfox::SigfoxGroupStore;
 pub use target::TargetAdminStore;
 pub use user::{
     AccessRequest, AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore,
@@ -62,6 +68,9 @@ pub trait AdminStore:
     + InspectStore
     + ApiKeyStore
     + AuditStore
+    + SearchStore
+    + ShareStore
+    + SigfoxGroupStore
 {
 }
 
