@@ -37,6 +37,13 @@ has_postgres() {
 need_build_tools() {
     local missing=()
     command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+    # What SAML's signatures need (libxmlsec1 with OpenSSL, libxml2), and what reads their headers at build time.
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    for library in xmlsec1-openssl:libxmlsec1-dev libxml-2.0:libxml2-dev openssl:libssl-dev; do
+        pkg-config --exists "${library%%:*}" 2>/dev/null || missing+=("${library##*:}")
+    done
+    command -v clang >/dev/null || missing+=(clang)
+    compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || missing+=(libclang-dev)
     if [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ] && ! command -v cargo >/dev/null; then
         # shellcheck disable=SC1091
         . "${CARGO_HOME:-$HOME/.cargo}/env"

@@ -8,6 +8,7 @@ pub mod decoder;
 pub mod engine;
 pub mod identity;
 pub mod log;
+pub mod login;
 pub mod mail;
 pub mod metrics;
 pub mod pipeline;

@@ -20,6 +20,7 @@ use sluse_actors::reload::Reloader;
 use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer};
 use tokio::task::JoinHandle;
@@ -30,10 +31,12 @@ use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::identity::Identities;
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
+use crate::send::tls::Authorities;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
 use crate::sigfox::SigfoxClient;
@@ -67,6 +70,8 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("log-in: {0}")]
+    LogIn(#[from] LogInSettingsError),
     #[error("SLUSE_SIGFOX_API_URL: {0}")]
     Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("mail: {0}")]
@@ -192,6 +197,7 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            log_in: log_in_providers(config)?,
             identities: Arc::new(Identities::new(store)),
             sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
             probe: Arc::new(Probes::new(store, &senders)),
@@ -231,6 +237,16 @@ impl Pipeline {
     /// Where the API listens.
     pub fn addresses(&self) -> &[std::net::SocketAddr] {
         &self.http.addrs
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addresses(&self) -> &[std::net::SocketAddr] {
+        &self.http.tls_addrs
+    }
+
+    /// Reads the TLS listener's certificate and key again.
+    pub fn reload_certificates(&self) {
+        self.http.reload_certificates();
     }
 
     /// Adds this pipeline's phases to a stop, source to sink.
@@ -273,6 +289,19 @@ impl Pipeline {
     }
 }
 
+/// Log-in providers as far as they are configured. The provider's own certificate may come from whom the targets' may.
+fn log_in_providers(config: &Config) -> Result<LogInProviders, LogInSettingsError> {
+    let mut providers = LogInProviders::default();
+    if let Some(settings) = &config.log_in.kombit {
+        providers.kombit = Some(Arc::new(Kombit::new(settings)?));
+    }
+    if let Some(settings) = &config.log_in.oidc {
+        let authorities = Authorities::load(config.target.ca_certificates.as_deref())?;
+        providers.oidc = Some(Arc::new(Oidc::new(settings.clone(), &authorities)?));
+    }
+    Ok(providers)
+}
+
 fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -312,6 +341,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
+    http.tls = config.http.tls.clone();
     http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;

@@ -19,6 +19,8 @@ use crate::admin::test_decoder::TestBench;
 use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::login::LogInProviders;
+use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
@@ -31,6 +33,7 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub log_in: LogInProviders,
     pub identities: Arc<dyn DeviceIdentities>,
     pub sigfox: Arc<dyn SigfoxApi>,
     pub probe: Arc<dyn TargetProbe>,
@@ -53,6 +56,7 @@ pub struct AppState {
     pub ports: Ports,
     pub config: HttpConfig,
     pub authenticator: Authenticator,
+    pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
     pub failure_limits: FailureLimits,
@@ -68,6 +72,7 @@ impl AppState {
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
+            attempts: Attempts::new(&config),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             failure_limits: FailureLimits::default(),

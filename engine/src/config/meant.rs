@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sluse_http::TlsListen;
 use sluse_schema::secret::Secret;
 
 use super::duration::parse_duration;
+use super::login::{self, LogInConfig};
 use super::said::{self, Said};
 use crate::store::cipher::SECRET_KEY_CHARS_MIN;
 
@@ -39,7 +41,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
+    pub(super) fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
         Self::Invalid { key, expected: expected.into() }
     }
 
@@ -88,6 +90,7 @@ pub struct Config {
     pub mail: Option<MailConfig>,
     pub audit: AuditConfig,
     pub admin: AdminConfig,
+    pub log_in: LogInConfig,
     pub tracing: TracingConfig,
 }
 
@@ -103,6 +106,7 @@ pub struct HttpConfig {
     pub token_lifetime: Duration,
     /// Without a slash at its end.
     pub backend_base_url: String,
+    pub tls: Option<TlsListen>,
     /// `None`: one per core.
     pub num_workers: Option<usize>,
 }
@@ -253,6 +257,7 @@ impl Config {
             let expected = format!("a text of {SECRET_KEY_CHARS_MIN} characters or more");
             return Err(ConfigError::invalid("secret_key (SLUSE_SECRET_KEY)", expected));
         }
+        let log_in = login::meant(&said)?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !said.node_id.chars().all(is_name) || said.node_id.len() > 64 {
             return Err(ConfigError::invalid(
@@ -264,7 +269,7 @@ impl Config {
             file: file.map(Path::to_path_buf),
             data_dir: PathBuf::from(&said.data_dir),
             node_id: (!said.node_id.is_empty()).then_some(said.node_id),
-            secret_key: secret(&said.secret_key),
+            secret_key: login::not_published("secret_key (SLUSE_SECRET_KEY)", &said.secret_key)?,
             http: http(&said.http)?,
             database: DatabaseConfig {
                 url: secret(&said.database.url),
@@ -299,12 +304,16 @@ impl Config {
                 },
             },
             redis_url: secret(&said.redis.url),
+            log_in,
             mail: mail(&said.mail)?,
             audit: AuditConfig {
                 change_log_days: (said.audit.change_log_days > 0).then_some(said.audit.change_log_days),
                 system_log_days: (said.audit.system_log_days > 0).then_some(said.audit.system_log_days),
             },
-            admin: AdminConfig { email: said.admin.email, password: secret(&said.admin.password) },
+            admin: AdminConfig {
+                password: login::not_published("admin.password (SLUSE_ADMIN_PASSWORD)", &said.admin.password)?,
+                email: said.admin.email,
+            },
             tracing: TracingConfig {
                 filter: said.tracing.filter,
                 format: match said.tracing.format.as_str() {
@@ -333,7 +342,8 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         })?;
     Ok(HttpConfig {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
-        jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
+        jwt_secret: login::signing_secret("http.jwt_secret (SLUSE_JWT_SECRET)", &said.jwt_secret)?,
+        tls: super::tls::meant(said)?,
         trusted_proxies,
         token_lifetime: parse_duration(&said.token_lifetime).filter(|d| TOKEN_LIFETIME.contains(d)).ok_or_else(
             || {
@@ -413,7 +423,7 @@ fn base_url(key: &'static str, text: &str) -> Result<String, ConfigError> {
 }
 
 /// An address to listen on; `localhost:3000` is understood too.
-fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     let text = text.trim();
     let numeric = text.replace("localhost:", "127.0.0.1:");
     numeric.parse().map_err(|_| ConfigError::invalid(key, "an address and a port like 127.0.0.1:3000"))

@@ -25,7 +25,7 @@ async fn newcomer(api: &Api, name: &str) -> (Value, String) {
 #[tokio::test]
 async fn asking_being_let_in_and_being_sent_away() {
     let smtp = SmtpServer::start();
-    let api = Api::start_with(smtp.mailer()).await;
+    let api = Api::start_with_mail(smtp.mailer()).await;
     let mut golden = Golden::new("access");
     let tenant = api.tenant("Aarhus", &["OrganizationUserAdmin", "Read"]).await;
     let other = api.made("/organization", json!({"name": "<b>Ballerup</b>"})).await["id"].clone();

@@ -19,6 +19,7 @@ use sluse_engine::sigfox::SigfoxClient;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
@@ -30,6 +31,9 @@ use sluse_schema::secret::Secret;
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
 pub const SECRET_KEY: &str = "0123456789abcdef0123456789abcdef";
+/// Where browsers find the API, and the web client: only words here.
+pub const BACKEND: &str = "https://api.example.org";
+pub const FRONTEND: &str = "http://localhost:8081";
 /// The key of the one device that the intake knows.
 pub const DEVICE_KEY: &str = "31dab038-6a3c-4a70-9a3e-0f7d7f6f0a11";
 
@@ -128,6 +132,7 @@ async fn serve(
     store: &Arc<Store>,
     intake: Arc<FakeIntake>,
     readiness: Arc<FakeReadiness>,
+    log_in: LogInProviders,
     mailer: Arc<dyn Mailer>,
 ) -> HttpServer {
     let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
@@ -140,6 +145,7 @@ async fn serve(
         decoder: Arc::new(PanickingDecoder),
         tail: Arc::new(SilentTail),
         readiness,
+        log_in,
         identities: Arc::new(Identities::new(store)),
         // Nobody listens there: what needs Sigfox is tested against the program itself.
         sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
@@ -150,6 +156,8 @@ async fn serve(
     };
     let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
     config.num_workers = Some(1);
+    config.backend_base_url = BACKEND.to_owned();
+    config.frontend_base_url = FRONTEND.to_owned();
     sluse_http::start(config, ports).unwrap()
 }
 
@@ -162,6 +170,8 @@ pub struct Api {
     pub readiness: Arc<FakeReadiness>,
     pub http: HttpServer,
     pub client: reqwest::Client,
+    /// Follows no redirects, so that a test sees them.
+    pub browser: reqwest::Client,
     pub admin: String,
     /// Of its database.
     pub url: Secret,
@@ -177,15 +187,20 @@ impl Api {
     }
 
     /// With this instead of no mail server.
-    pub async fn start_with(mailer: Arc<dyn Mailer>) -> Self {
-        Self::build("127.0.0.1:0".parse().unwrap(), mailer).await
+    pub async fn start_with_mail(mailer: Arc<dyn Mailer>) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), LogInProviders::default(), mailer).await
     }
 
     pub async fn start_on(listen: SocketAddr) -> Self {
-        Self::build(listen, Arc::new(NoMailer)).await
+        Self::build(listen, LogInProviders::default(), Arc::new(NoMailer)).await
     }
 
-    async fn build(listen: SocketAddr, mailer: Arc<dyn Mailer>) -> Self {
+    /// With somebody who vouches for people.
+    pub async fn start_with(log_in: LogInProviders) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), log_in, Arc::new(NoMailer)).await
+    }
+
+    async fn build(listen: SocketAddr, log_in: LogInProviders, mailer: Arc<dyn Mailer>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -202,9 +217,10 @@ impl Api {
 
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());
-        let http = serve(listen, &store, intake.clone(), readiness.clone(), mailer).await;
+        let http = serve(listen, &store, intake.clone(), readiness.clone(), log_in, mailer).await;
         let addr = http.addrs[0];
         let client = reqwest::Client::new();
+        let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let mut api = Self {
             base: format!("http://{addr}/api/v1"),
             addr,
@@ -213,6 +229,7 @@ impl Api {
             readiness,
             http,
             client,
+            browser,
             admin: String::new(),
             url,
             _server: server,
@@ -225,7 +242,7 @@ impl Api {
     pub async fn another_node(&self) -> String {
         let store = connect(self.url.clone()).await;
         let listen = "127.0.0.1:0".parse().unwrap();
-        let http = serve(listen, &store, Arc::default(), Arc::default(), Arc::new(NoMailer)).await;
+        let http = serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer)).await;
         format!("http://{}/api/v1", http.addrs[0])
     }
 

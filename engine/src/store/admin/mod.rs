@@ -22,6 +22,7 @@ mod connection;
 mod decoder;
 mod device;
 mod inspect;
+mod login;
 mod related;
 mod search;
 mod secrets;

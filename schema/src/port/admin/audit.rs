@@ -18,6 +18,8 @@ pub enum AuditAction {
     Delete,
     /// Log-in.
     LogIn,
+    /// Log-out: his tokens are refused from now on.
+    LogOut,
     /// A stored secret was shown to somebody who may change it.
     Reveal,
     /// Something was read, or another call made; only refused ones are noted.
@@ -32,6 +34,7 @@ impl AuditAction {
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
             Self::LogIn => "LOGIN",
+            Self::LogOut => "LOGOUT",
             Self::Reveal => "REVEAL",
             Self::Access => "ACCESS",
         }

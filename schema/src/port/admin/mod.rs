@@ -12,6 +12,7 @@ pub mod decoder;
 pub mod device;
 pub mod device_model;
 pub mod inspect;
+pub mod login;
 pub mod organization;
 pub mod permission;
 pub mod search;
@@ -35,6 +36,7 @@ pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
 pub use inspect::InspectStore;
+pub use login::LogInStore;
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
@@ -68,6 +70,7 @@ pub trait AdminStore:
     + InspectStore
     + ApiKeyStore
     + AuditStore
+    + LogInStore
     + SearchStore
     + ShareStore
     + SigfoxGroupStore
