@@ -134,7 +134,9 @@ fn event(
 /// Log-ins write their own lines, and devices are none of the change log's business.
 fn is_of_people(path: &str) -> bool {
     let rest = path.strip_prefix("/api/v1/").unwrap_or(path);
-    !["auth/login", "auth/kombit", "auth/oidc", "receive-data", "sigfox-callback", "healthcheck"].iter().any(|other| rest.starts_with(other))
+    !["auth/login", "auth/kombit", "auth/oidc", "receive-data", "sigfox-callback", "healthcheck"]
+        .iter()
+        .any(|other| rest.starts_with(other))
 }
 
 /// What a path is about, in the words of the change log, and what was meant to be done with it.

@@ -242,7 +242,8 @@ impl Api {
     pub async fn another_node(&self) -> String {
         let store = connect(self.url.clone()).await;
         let listen = "127.0.0.1:0".parse().unwrap();
-        let http = serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer)).await;
+        let http =
+            serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer)).await;
         format!("http://{}/api/v1", http.addrs[0])
     }
 
