@@ -1,5 +1,5 @@
 //! Answers held against golden files: shapes, constants and order of keys' names, with ids, times and keys taken out. With
-//! `SLUSE_UPDATE_GOLDEN=1` the files are written anew; look at the difference before it is committed.
+//! `UPDATE_GOLDEN=1` the files are written anew; look at the difference before it is committed.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ impl Golden {
     /// Compares everything with the file.
     pub fn check(self) {
         let found = Value::Object(self.answers);
-        if std::env::var("SLUSE_UPDATE_GOLDEN").is_ok_and(|v| v == "1") {
+        if std::env::var("UPDATE_GOLDEN").is_ok_and(|v| v == "1") {
             std::fs::write(&self.file, format!("{}\n", serde_json::to_string_pretty(&found).unwrap())).unwrap();
             return;
         }

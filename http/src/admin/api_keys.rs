@@ -119,12 +119,15 @@ async fn create(caller: Admin, state: web::Data<AppState>, JsonBody(body): JsonB
 #[put("/api-key/{id}")]
 async fn update(caller: Admin, id: PathId, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let form = parse(&body)?;
-    let mut groups = groups_of(&state.admin().api_key(id.0).await?);
+    let before = state.admin().api_key(id.0).await?;
+    let mut groups = groups_of(&before);
     // He has to administer the groups that it has as well as those that it is to have.
     caller.write(resource_of(&groups, &state).await?)?;
     groups.extend(&form.permissions);
     let permit = caller.write(resource_of(&groups, &state).await?)?;
-    let detail = state.admin().update_api_key(&permit, &caller.changed_by, id.0, &form).await?;
+    let mut detail = state.admin().update_api_key(&permit, &caller.changed_by, id.0, &form).await?;
+    // Renamed as well; the reference answers with the system user as it was.
+    detail.system_user.name = before.system_user.name;
     Ok(ok(written(&detail, masked(&detail.key.prefix), &json!([]))))
 }
 
