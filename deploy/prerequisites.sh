@@ -69,6 +69,8 @@ need_servers() {
     local missing=()
     has_program mosquitto || missing+=(mosquitto)
     has_postgres || missing+=(postgresql)
+    # The load test lets an engine's clock jump with it.
+    compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
     if [ "${#missing[@]}" -gt 0 ]; then
         if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
             as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d'
@@ -85,4 +87,32 @@ need_servers() {
 need_mail_server() {
     python3 -c 'import aiosmtpd' 2>/dev/null || /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null ||
         install_packages python3 python3-aiosmtpd
+}
+
+# Where the Kafka server's jars are. A change of deploy/kafka/pom.xml is another directory.
+kafka_dir() {
+    local version
+    version=$(cksum "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" | cut -d' ' -f1)
+    echo "${XDG_CACHE_HOME:-$HOME/.cache}/sluse/kafka-$version"
+}
+
+# Kafka for tests: Java from Debian, the server's jars by Maven. Sets SLUSE_KAFKA_DIR.
+need_kafka() {
+    SLUSE_KAFKA_DIR=$(kafka_dir)
+    export SLUSE_KAFKA_DIR
+    local missing=()
+    command -v java >/dev/null || missing+=(default-jre-headless)
+    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+        command -v mvn >/dev/null || missing+=(maven)
+    fi
+    if [ "${#missing[@]}" -gt 0 ]; then
+        install_packages "${missing[@]}"
+    fi
+    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+        echo "fetching Kafka's server into $SLUSE_KAFKA_DIR" >&2
+        mvn -B -q -f "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" \
+            org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+            -DincludeScope=runtime -DoutputDirectory="$SLUSE_KAFKA_DIR" >&2
+        touch "$SLUSE_KAFKA_DIR/complete"
+    fi
 }

@@ -7,6 +7,7 @@ pub mod data_dir;
 pub mod decoder;
 pub mod engine;
 pub mod identity;
+pub mod kafka_log;
 pub mod log;
 pub mod login;
 pub mod mail;

@@ -22,7 +22,7 @@ use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer};
+use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, SenderFactory};
 use tokio::task::JoinHandle;
 
 use crate::callers::CallersSubscriber;
@@ -30,6 +30,7 @@ use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::identity::Identities;
+use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::mail::{NoMailer, SmtpMailer};
@@ -61,6 +62,8 @@ pub enum BuildError {
     #[error("log: {0}")]
     OpenLog(#[from] crate::log::OpenLogError),
     #[error("log: {0}")]
+    OpenKafka(#[from] crate::kafka_log::OpenKafkaError),
+    #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
     Decoder(#[from] crate::decoder::PoolError),
@@ -88,7 +91,7 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Arc<DecoderPool>,
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     targets: TargetStageHandle,
     devices: DeviceStage,
     chirpstack: Option<ChirpstackSource>,
@@ -120,13 +123,13 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let log = EmbeddedLog::open(log_config(config))?;
+    let (log, leased_senders) = open_log(config, keys, &senders).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
-        log: Arc::clone(&log) as Arc<dyn Log>,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
-        senders: Arc::clone(&senders) as _,
+        senders: leased_senders,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -135,7 +138,7 @@ pub async fn build(
     // ── device stage: uplinks log ─► devices ─► deliveries log ──────────────────────────────────────────────────────
     let tail = Tail::default();
     let device_ports = DevicePorts {
-        log: Arc::clone(&log) as _,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
         decoder: Arc::clone(&decoder) as _,
         tail: Arc::clone(&tail.0),
@@ -147,7 +150,7 @@ pub async fn build(
     let directory = Arc::new(Directory::new(NUM_SENDERS_CACHED_MAX));
     let strangers = UnknownLister::default();
     let gate = Gate::open(
-        Arc::clone(&log) as _,
+        Arc::clone(&log),
         Arc::clone(store) as _,
         Arc::clone(&directory),
         strangers.clone(),
@@ -173,7 +176,7 @@ pub async fn build(
     let mut tasks = vec![
         tokio::spawn(reloader.run()),
         tokio::spawn(strangers.run(Arc::clone(store) as _)),
-        tokio::spawn(follow_assignments(Arc::clone(&log) as _, devices.clone(), targets.clone())),
+        tokio::spawn(follow_assignments(Arc::clone(&log), devices.clone(), targets.clone())),
     ];
 
     // ── sources: how an uplink gets in ──────────────────────────────────────────────────────────────────────────────
@@ -203,7 +206,7 @@ pub async fn build(
             probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
-                Arc::clone(&log) as _,
+                Arc::clone(&log),
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
             mailer,
@@ -213,6 +216,20 @@ pub async fn build(
     )?;
     tasks.push(tokio::spawn(Arc::clone(store).keep_house()));
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
+}
+
+/// The embedded log, or Kafka; on Kafka, nothing is sent but under the lease on what this node owns.
+async fn open_log(
+    config: &Config,
+    keys: &Keys,
+    senders: &Arc<Senders>,
+) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
+    let Some(kafka) = kafka_config(config, keys) else {
+        return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
+    };
+    let log = KafkaLog::open(kafka).await?;
+    let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
+    Ok((log, senders))
 }
 
 /// Hands partitions to the stages and takes them back, as the log says. Uplinks and deliveries partitions go together.
@@ -228,6 +245,12 @@ async fn follow_assignments(log: Arc<dyn Log>, devices: DeviceStage, targets: Ta
                 let is_clean = devices.revoke(&partitions).await & targets.revoke(&partitions).await;
                 tracing::info!(?partitions, is_clean, "partitions given up");
                 drop(done);
+            }
+            Assignment::Lost(partitions) => {
+                // The targets first: what they would still send, the new owner sends too.
+                targets.lose(&partitions).await;
+                devices.lose(&partitions).await;
+                tracing::warn!(?partitions, "partitions lost, dropped as they were");
             }
         }
     }
@@ -325,6 +348,17 @@ fn log_config(config: &Config) -> EmbeddedLogConfig {
         ConfiguredDurability::Written => Durability::FsyncEveryMs(100),
     };
     log
+}
+
+fn kafka_config(config: &Config, keys: &Keys) -> Option<KafkaLogConfig> {
+    let said = config.kafka.as_ref()?;
+    let mut kafka = KafkaLogConfig::new(&said.brokers, &keys.node_id, config.log.num_partitions);
+    kafka.properties = said.properties.clone();
+    kafka.prefix = said.prefix.clone();
+    kafka.replication = said.replication;
+    kafka.retention_ms = u64::try_from(config.log.retention.as_millis()).ok();
+    kafka.retention_bytes_max = Some(config.log.retention_bytes_max);
+    Some(kafka)
 }
 
 fn stage_config(config: &Config) -> DeviceStageConfig {

@@ -3,13 +3,15 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use anyhow::Context as _;
 use tokio::sync::Mutex;
 
 use crate::cli::Cli;
 use crate::engine_process::{Engine, EngineOptions};
+use crate::fake_world::{FakeClock, RESERVE_BYTES, SmallDisk};
 use crate::home::{Files, Login, pick_port};
 use crate::meter::Pids;
-use crate::scenario::Scenario;
+use crate::scenario::{Scenario, Victim};
 use crate::servers::{self, Server, free_port};
 
 /// One engine, and its process for the meter.
@@ -30,6 +32,10 @@ pub struct World {
     pub redis: Option<Mutex<Server>>,
     pub kafka: Vec<Mutex<Server>>,
     pub nodes: Vec<Node>,
+    /// Where the scenario lets the clock jump.
+    pub clock: Option<FakeClock>,
+    /// Where the scenario fills the log's disk. Unmounted last.
+    pub disk: Option<SmallDisk>,
 }
 
 impl World {
@@ -52,6 +58,15 @@ impl World {
             env.push(("REDIS_URL", format!("redis://127.0.0.1:{port}")));
         }
         let kafka = Vec::new();
+        let clock = scenario.breaks(Victim::Clock).then(|| FakeClock::new(&files.dir)).transpose()?;
+        if let Some(clock) = &clock {
+            env.extend(clock.env()?);
+        }
+        let mut disk = None;
+        if scenario.breaks(Victim::Disk) {
+            disk = Some(SmallDisk::mount(&files.dir.join("sluse/log"))?);
+            env.push(("SLUSE__LOG__FREE_BYTES_RESERVE", RESERVE_BYTES.to_string()));
+        }
         let mut nodes = Vec::new();
         for number in 0..scenario.nodes {
             let http_port = if number == 0 { pick_port(cli, cli.http_port)? } else { free_port()? };
@@ -75,7 +90,12 @@ impl World {
             nodes.push(Node { engine: Mutex::new(engine), pid, http_port });
         }
         let mqtt_port = mosquitto.port();
-        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes })
+        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes, clock, disk })
+    }
+
+    /// The engines' time of day jumps.
+    pub fn step_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        self.clock.as_ref().context("the engines have the machine's clock")?.step(seconds)
     }
 
     /// Where the engines answer.

@@ -1,9 +1,11 @@
 //! What the configuration means: addresses parsed, keys read or made, contradictions refused. Secrets are `Secret`s here.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use figment::value::{Dict, Value};
 use ipnet::IpNet;
 use sluse_http::TlsListen;
 use sluse_schema::secret::Secret;
@@ -36,8 +38,8 @@ pub enum ConfigError {
     },
     #[error("several nodes share a Kafka log, so {0} has to be set, on every node")]
     NeededForKafka(&'static str),
-    #[error("kafka_brokers is set, and this version has no Kafka log yet: leave it empty for the embedded one")]
-    NoKafkaYet,
+    #[error("kafka.properties.{0} must be a text, a number or a boolean")]
+    KafkaProperty(String),
 }
 
 impl ConfigError {
@@ -76,6 +78,8 @@ pub struct Config {
     pub http: HttpConfig,
     pub database: DatabaseConfig,
     pub log: LogConfig,
+    /// `None`: the embedded log.
+    pub kafka: Option<KafkaConfig>,
     pub chirpstack: ChirpstackConfig,
     /// Where Sigfox's REST API is.
     pub sigfox_api_url: String,
@@ -136,6 +140,17 @@ pub struct LogConfig {
     pub retention: Duration,
     pub retention_bytes_max: u64,
     pub free_bytes_reserve: u64,
+}
+
+/// `[kafka]`, and the brokers of `[log]`.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    pub brokers: String,
+    pub prefix: String,
+    /// `None`: as many as there are brokers, up to three.
+    pub replication: Option<u16>,
+    /// librdkafka's properties; may be secret.
+    pub properties: BTreeMap<String, Secret>,
 }
 
 /// `[chirpstack]`
@@ -251,7 +266,6 @@ impl Config {
                     return Err(ConfigError::NeededForKafka(name));
                 }
             }
-            return Err(ConfigError::NoKafkaYet);
         }
         if !said.secret_key.is_empty() && said.secret_key.chars().count() < SECRET_KEY_CHARS_MIN {
             let expected = format!("a text of {SECRET_KEY_CHARS_MIN} characters or more");
@@ -276,6 +290,7 @@ impl Config {
                 num_connections_max: at_least("database.num_connections_max", said.database.num_connections_max, 2)?,
             },
             log: log(&said.log)?,
+            kafka: kafka(&said.log.kafka_brokers, &said.kafka)?,
             chirpstack: ChirpstackConfig {
                 mqtt_url: secret(&said.chirpstack.mqtt_url),
                 ca_certificates: path(&said.chirpstack.ca_certificates),
@@ -403,6 +418,47 @@ fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
     })
 }
 
+fn kafka(brokers: &str, said: &said::KafkaSaid) -> Result<Option<KafkaConfig>, ConfigError> {
+    if brokers.is_empty() {
+        return Ok(None);
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !said.prefix.chars().all(is_name) || said.prefix.len() > 100 {
+        return Err(ConfigError::invalid("kafka.prefix", "at most 100 letters, digits, dots, hyphens and underscores"));
+    }
+    let mut properties = BTreeMap::new();
+    flatten("", &said.properties, &mut properties)?;
+    Ok(Some(KafkaConfig {
+        brokers: brokers.to_owned(),
+        prefix: said.prefix.clone(),
+        replication: (said.replication > 0).then_some(said.replication),
+        properties,
+    }))
+}
+
+/// Dots in a property's name make tables of it, in TOML as in a variable's name: they become one name again.
+fn flatten(path: &str, table: &Dict, into: &mut BTreeMap<String, Secret>) -> Result<(), ConfigError> {
+    for (key, value) in table {
+        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let text = match value {
+            Value::Dict(_, table) => {
+                flatten(&name, table, into)?;
+                continue;
+            }
+            Value::String(_, text) => text.clone(),
+            Value::Bool(_, value) => value.to_string(),
+            Value::Num(_, number) => match (number.to_u128(), number.to_i128()) {
+                (Some(number), _) => number.to_string(),
+                (_, Some(number)) => number.to_string(),
+                _ => return Err(ConfigError::KafkaProperty(name)),
+            },
+            _ => return Err(ConfigError::KafkaProperty(name)),
+        };
+        into.insert(name, Secret::new(text));
+    }
+    Ok(())
+}
+
 fn at_least<T: PartialOrd + std::fmt::Display>(key: &'static str, value: T, least: T) -> Result<T, ConfigError> {
     if value < least { Err(ConfigError::invalid(key, format!("at least {least}"))) } else { Ok(value) }
 }
@@ -446,6 +502,39 @@ mod tests {
         assert_eq!((config.log.num_partitions, config.log.durability), (8, Durability::Fsync));
         assert_eq!(config.log.retention, Duration::from_secs(7 * 24 * 3600));
         assert!(config.database.url.is_none() && config.secret_key.is_none() && config.metrics.listen.is_none());
+    }
+
+    #[test]
+    fn kafka_needs_what_all_nodes_share_and_takes_properties_with_dots() {
+        let with_kafka = |change: fn(&mut Said)| {
+            meant(|said| {
+                said.log.kafka_brokers = "k1:9092,k2:9092".into();
+                said.secret_key = "k".repeat(32);
+                said.http.jwt_secret = "j".repeat(32);
+                said.node_id = "node-1".into();
+                said.database.url = "postgres://h/d".into();
+                change(said);
+            })
+        };
+        for (change, name) in [
+            ((|said| said.secret_key.clear()) as fn(&mut Said), "SLUSE_SECRET_KEY"),
+            (|said| said.http.jwt_secret.clear(), "SLUSE_JWT_SECRET"),
+            (|said| said.node_id.clear(), "SLUSE_NODE_ID"),
+            (|said| said.database.url.clear(), "DATABASE_URL"),
+            (|said| said.kafka.prefix = "a/b".into(), "kafka.prefix"),
+        ] {
+            let error = with_kafka(change).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
+        let nested = Dict::from([("sasl".to_owned(), Dict::from([("password".to_owned(), "hunter2".into())]).into())]);
+        let config = with_kafka(|_| ()).unwrap().kafka.unwrap();
+        assert_eq!(
+            (config.brokers.as_str(), config.replication, config.properties.len()),
+            ("k1:9092,k2:9092", None, 0)
+        );
+        let mut properties = BTreeMap::new();
+        flatten("", &nested, &mut properties).unwrap();
+        assert_eq!(properties.get("sasl.password").map(Secret::reveal), Some("hunter2"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
+use figment::value::Dict;
 use serde::{Deserialize, Serialize};
 
 use super::env;
@@ -43,6 +44,7 @@ section! {
         http: HttpSaid = HttpSaid::default(),
         database: DatabaseSaid = DatabaseSaid::default(),
         log: LogSaid = LogSaid::default(),
+        kafka: KafkaSaid = KafkaSaid::default(),
         chirpstack: ChirpstackSaid = ChirpstackSaid::default(),
         sigfox: SigfoxSaid = SigfoxSaid::default(),
         mqtt_broker: MqttBrokerSaid = MqttBrokerSaid::default(),
@@ -90,6 +92,14 @@ section! {
         retention_hours: u32 = 168,
         retention_bytes_max: u64 = 20 << 30,
         free_bytes_reserve: u64 = 1 << 30,
+    }
+}
+section! {
+    /// `[kafka]`
+    KafkaSaid {
+        prefix: String = String::new(),
+        replication: u16 = 0,
+        properties: Dict = Dict::new(),
     }
 }
 section! {

@@ -33,6 +33,7 @@ use crate::server;
 
 pub mod access;
 pub mod applications;
+pub mod content;
 pub mod devices;
 pub mod targets;
 pub mod tenants;
