@@ -145,6 +145,7 @@ async fn serve(
         decoder: Arc::new(PanickingDecoder),
         tail: Arc::new(SilentTail),
         readiness,
+        limits: None,
         log_in,
         identities: Arc::new(Identities::new(store)),
         // Nobody listens there: what needs Sigfox is tested against the program itself.

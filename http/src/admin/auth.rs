@@ -72,7 +72,7 @@ async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body)
     };
     let address = state.remote_address(&request);
     let nobody = ChangedBy::nobody(address.map(|a| a.to_string()), request_id(&request));
-    if let Err(wait_s) = state.throttle.attempt(address, &username) {
+    if let Err(wait_s) = state.throttle.attempt(address, &username).await {
         metrics::log_in("throttled");
         note(&state, &nobody, address, &failed_log_in(None, "too many attempts")).await;
         tracing::warn!(?address, "log-ins are throttled, somebody may be guessing passwords");
