@@ -10,12 +10,13 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
 use sluse_schema::port::{
-    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SigfoxApi, TargetProbe,
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SharedLimits, SigfoxApi, TargetProbe,
 };
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
+use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
 use crate::login::LogInProviders;
@@ -39,6 +40,8 @@ pub struct Ports {
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
+    /// Limits over all nodes, where there are several.
+    pub limits: Option<Arc<dyn SharedLimits>>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -58,6 +61,7 @@ pub struct AppState {
     pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
+    pub failure_limits: FailureLimits,
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
@@ -72,7 +76,8 @@ impl AppState {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             attempts: Attempts::new(&config),
             passwords: Passwords::new(),
-            throttle: LogInThrottle::new(),
+            throttle: LogInThrottle::new(ports.limits.clone()),
+            failure_limits: FailureLimits::default(),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),

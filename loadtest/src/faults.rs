@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use crate::admin_api::AdminApi;
@@ -63,10 +64,19 @@ impl FaultPlayer {
             Victim::Mosquitto => Some(&world.mosquitto),
             Victim::Postgres => world.postgres.as_ref(),
             Victim::Redis => world.redis.as_ref(),
-            Victim::Kafka => world.kafka.get(fault.number),
+            Victim::Kafka => return self.break_kafka(fault, away).await,
         };
         let server = server.context("the scenario breaks what this run does not have")?;
         break_server(&mut *server.lock().await, fault.manner, away).await
+    }
+
+    /// Kafka knows one way to go here: its brokers are killed. What a clean stop would do, it has to survive without.
+    async fn break_kafka(&self, fault: &Fault, away: Duration) -> anyhow::Result<()> {
+        let kafka = self.world.kafka.as_ref().context("the scenario breaks a Kafka that is not there")?;
+        let mut kafka = kafka.lock().await;
+        block_in_place(|| kafka.kill(fault.number));
+        sleep(away).await;
+        block_in_place(|| kafka.start_again(fault.number)).context("the broker does not start again")
     }
 
     async fn rewind(&self, number: usize) -> anyhow::Result<()> {

@@ -21,6 +21,7 @@ mod faults;
 mod fleet;
 mod generator;
 mod home;
+mod kafka_process;
 mod meter;
 mod oracle;
 mod payloads;

@@ -46,6 +46,17 @@ built_in![
     "mosquitto_kill",
     "full_disk",
     "clock_step",
+    "kafka",
+    "kafka_restart_node",
+    "kafka_kill_node",
+    "kafka_rolling_restart",
+    "kafka_kill_broker",
+    "kafka_kill_one_of_three",
+    "kafka_kill_redis",
+    "kafka_freeze_node",
+    "kafka_revoke_lagging",
+    "kafka_unauthorized_target",
+    "kafka_failing_record",
 ];
 
 /// A scenario as its file says it.
@@ -362,6 +373,8 @@ impl Scenario {
         ensure!(self.nodes == 1 || self.log == LogKind::Kafka, "several nodes need log = \"kafka\"");
         ensure!(matches!(self.kafka_brokers, 1 | 3), "kafka_brokers must be 1 or 3");
         for fault in &self.faults {
+            let is_possible = fault.whom != Victim::Kafka || fault.manner == Manner::Kill;
+            ensure!(is_possible, "a Kafka broker can only be killed");
             ensure!(fault.number < self.num_of(fault.whom), "there is no {:?} {} to break", fault.whom, fault.number);
             let fits = match fault.manner {
                 Manner::Rewind => fault.whom == Victim::Target,

@@ -499,7 +499,10 @@ impl World {
                     match answer {
                         Ok(_) => sim.oracle().on_accepted(source.device, &arrival.payload),
                         Err(sluse_schema::port::RefusedArrival::UnknownSender) => {}
-                        Err(sluse_schema::port::RefusedArrival::Later { .. }) => break,
+                        Err(
+                            sluse_schema::port::RefusedArrival::Later { .. }
+                            | sluse_schema::port::RefusedArrival::TooOften { .. },
+                        ) => break,
                     }
                     source.waiting.pop_front();
                     if arrival.event_id.is_some() && !sim.is_calm() && sim.chance(sim.plan.p_repeat) {

@@ -53,6 +53,7 @@ section! {
         target: TargetSaid = TargetSaid::default(),
         metrics: MetricsSaid = MetricsSaid::default(),
         redis: RedisSaid = RedisSaid::default(),
+        limits: LimitsSaid = LimitsSaid::default(),
         mail: MailSaid = MailSaid::default(),
         audit: AuditSaid = AuditSaid::default(),
         admin: AdminSaid = AdminSaid::default(),
@@ -92,6 +93,7 @@ section! {
         retention_hours: u32 = 168,
         retention_bytes_max: u64 = 20 << 30,
         free_bytes_reserve: u64 = 1 << 30,
+        leave: String = String::new(),
     }
 }
 section! {
@@ -149,6 +151,13 @@ section! {
     /// `[metrics]`
     MetricsSaid {
         listen: String = String::new(),
+    }
+}
+section! {
+    /// `[limits]`
+    LimitsSaid {
+        sender_per_minute: u32 = 0,
+        sender_burst: u32 = 60,
     }
 }
 section! {
