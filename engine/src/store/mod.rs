@@ -10,6 +10,7 @@ pub mod leader;
 pub mod migrate;
 pub mod pool;
 pub mod private_postgres;
+pub mod rotate;
 pub mod tls;
 
 mod call;
@@ -21,6 +22,7 @@ mod devices;
 mod failures;
 mod gateways;
 mod housekeeping;
+mod log_in_use;
 mod metadata;
 mod scripts;
 mod states;
