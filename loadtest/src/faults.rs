@@ -15,6 +15,9 @@ use crate::scenario::{Fault, Manner, Victim};
 use crate::servers::Server;
 use crate::world::World;
 
+/// Nodes that are away for longer than this lose their partitions: Sluse's session timeout with Kafka.
+const TAKEN_OVER_AFTER: Duration = Duration::from_secs(10);
+
 /// What the player of faults needs.
 #[derive(Debug)]
 pub struct FaultPlayer {
@@ -99,6 +102,9 @@ impl FaultPlayer {
             Manner::Freeze => {
                 engine.freeze().await?;
                 sleep(away).await;
+                if away > TAKEN_OVER_AFTER {
+                    self.note(format!("engine {} wakes", fault.number), self.clock.load_elapsed().as_secs_f64());
+                }
                 return engine.thaw().await;
             }
             Manner::Restart => engine.stop().await.context("a restart under load")?,
@@ -107,6 +113,10 @@ impl FaultPlayer {
         }
         node.pid.store(0, Relaxed);
         sleep(away).await;
+        if away > TAKEN_OVER_AFTER {
+            // The others have taken over by then; what its return costs is another account.
+            self.note(format!("engine {} comes back", fault.number), self.clock.load_elapsed().as_secs_f64());
+        }
         engine.start_again().await.context("the engine does not start again")?;
         node.pid.store(engine.pid().unwrap_or(0), Relaxed);
         Ok(())

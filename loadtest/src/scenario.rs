@@ -1,6 +1,10 @@
 //! Scenarios: a TOML file says who sends how much, which receivers there are, how they behave when, and what breaks meanwhile.
 //! Unknown keys are errors. Times are seconds since the load began.
 
+mod fault;
+
+pub use fault::{Fault, Manner, Victim};
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -221,63 +225,6 @@ pub enum Behaviour {
     BigAnswer { bytes: usize },
 }
 
-/// Something that breaks.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fault {
-    pub at_s: f64,
-    #[serde(rename = "do")]
-    pub manner: Manner,
-    #[serde(default)]
-    pub whom: Victim,
-    /// Which one, where there are several, from 0.
-    #[serde(default)]
-    pub number: usize,
-    /// How long it stays away, seconds.
-    #[serde(default)]
-    pub away_s: f64,
-    /// How far the clock jumps, seconds; back when negative.
-    #[serde(default)]
-    pub step_s: i64,
-}
-
-/// How it breaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Manner {
-    /// The signal of a clean end, wait for it, start again.
-    Restart,
-    /// SIGKILL at any moment, start again.
-    Kill,
-    /// SIGSTOP, and SIGCONT when it comes back.
-    Freeze,
-    /// A target is asked to begin again with everything the log holds.
-    Rewind,
-    /// The time of day jumps.
-    Step,
-    /// Not a byte is left on the log's disk until it is over.
-    Fill,
-}
-
-/// What breaks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Victim {
-    #[default]
-    Engine,
-    Mosquitto,
-    /// Only where `database_server` is set.
-    Postgres,
-    Redis,
-    Kafka,
-    /// A target, by its place in the file.
-    Target,
-    /// The engine's clock (libfaketime).
-    Clock,
-    /// The disk under the engine's log, a small one of its own (needs root).
-    Disk,
-}
-
 fn default_applications() -> Vec<String> {
     vec!["City".to_owned()]
 }
@@ -434,13 +381,8 @@ impl Scenario {
             Victim::Redis => usize::from(self.redis),
             Victim::Target => self.targets.len(),
             Victim::Clock | Victim::Disk => 1,
-            Victim::Kafka => {
-                if self.log == LogKind::Kafka {
-                    self.kafka_brokers
-                } else {
-                    0
-                }
-            }
+            Victim::Kafka if self.log == LogKind::Kafka => self.kafka_brokers,
+            Victim::Kafka => 0,
         }
     }
 
@@ -454,13 +396,6 @@ impl Scenario {
                 .any(|p| breaks_answers(p) || matches!(p.behaviour, Behaviour::Slow { ms } if ms >= t.timeout_ms))
         };
         !self.faults.is_empty() || self.targets.iter().any(cuts_short)
-    }
-}
-
-impl Fault {
-    /// For people: what is done to whom.
-    pub fn name(&self) -> String {
-        format!("{:?} {:?} {}", self.manner, self.whom, self.number).to_lowercase()
     }
 }
 
