@@ -1,5 +1,6 @@
 //! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
 
+pub mod chirpstack_api;
 pub mod cli;
 pub mod config;
 pub mod data_dir;

@@ -21,9 +21,10 @@ use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, Log};
+use sluse_schema::port::{Assignment, Log, NetworkServer};
 use tokio::task::JoinHandle;
 
+use crate::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
@@ -62,6 +63,8 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("{0}")]
+    ChirpstackApi(#[from] crate::chirpstack_api::ConnectError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -164,6 +167,7 @@ pub async fn build(
             Some(ChirpstackSource::start(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?)
         }
     };
+    let network = chirpstack_api(config)?;
     let render = {
         let metrics = metrics.clone();
         Arc::new(move || metrics.render())
@@ -180,6 +184,7 @@ pub async fn build(
                 Arc::clone(&log) as _,
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
+            network: network.clone(),
             render_metrics: render,
         },
     )?;
@@ -251,6 +256,14 @@ impl Pipeline {
     }
 }
 
+/// ChirpStack's API, if it is configured.
+fn chirpstack_api(config: &Config) -> Result<Option<Arc<dyn NetworkServer>>, BuildError> {
+    let Some((url, key)) = &config.chirpstack.api else { return Ok(None) };
+    let ca_file = config.chirpstack.ca_certificates.clone();
+    let api = ChirpstackApi::new(&ChirpstackApiConfig { url: url.clone(), key: key.clone(), ca_file })?;
+    Ok(Some(Arc::new(api)))
+}
+
 fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -290,5 +303,6 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
+    http.stats_days = config.chirpstack.stats_days;
     http
 }

@@ -9,13 +9,15 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{Decoder, Intake, LiveTail, Readiness};
+use sluse_schema::port::{Decoder, Intake, LiveTail, NetworkServer, Readiness};
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::error::ApiResult;
 use crate::metrics::IngestMetrics;
+use crate::network::error::not_configured;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
 
@@ -27,6 +29,8 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    /// ChirpStack's API; `None`: radio devices are rows alone.
+    pub network: Option<Arc<dyn NetworkServer>>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -70,6 +74,19 @@ impl AppState {
     /// The administrative store.
     pub fn admin(&self) -> &dyn AdminStore {
         self.ports.admin.as_ref()
+    }
+
+    /// The network server, if there is one.
+    pub fn network(&self) -> Option<&dyn NetworkServer> {
+        self.ports.network.as_deref()
+    }
+
+    /// The network server.
+    ///
+    /// # Errors
+    /// 400 when there is none.
+    pub fn network_needed(&self) -> ApiResult<&dyn NetworkServer> {
+        self.network().ok_or_else(not_configured)
     }
 
     /// From now on nothing is taken in from devices.

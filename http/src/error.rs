@@ -34,10 +34,12 @@ pub mod code {
         DEVICE_DOES_NOT_EXIST = "DEVICE-DOES-NOT-EXIST";
         DEVICE_MODEL_DOES_NOT_EXIST = "DEVICE-MODEL-DOES-NOT-EXIST";
         DEVICE_MODEL_ORGANIZATION_DOES_NOT_MATCH = "DEVICE-MODEL-ORGANIZATION-DOES-NOT-MATCH";
+        DELETE_NOT_ALLOWED_HAS_LORAWAN_DEVICE = "DELETE-NOT-ALLOWED-HAS-LORAWAN-DEVICE";
         DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE = "DOWNLINK-NOT-SUPPORTED-FOR-DEVICE-TYPE";
         DUPLICATE_PERMISSION_TYPES = "DUPLICATE-PERMISSION-TYPES";
         EMAIL_ALREADY_IN_USE = "EMAIL-ALREADY-IN-USE";
         FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE = "FAILED-TO-CREATE-OR-UPDATE-IOT-DEVICE";
+        GATEWAY_ID_NOT_ALLOWED_IN_UPDATE = "GATEWAY-ID-NOT-ALLOWED-IN-UPDATE";
         ID_DOES_NOT_EXIST = "ID-DOES-NOT-EXIST";
         ID_INVALID_OR_ALREADY_IN_USE = "ID-INVALID-OR-ALREADY-IN-USE";
         ID_MISSING_FROM_REQUEST = "ID-MISSING-FROM-REQUEST";
@@ -54,6 +56,8 @@ pub mod code {
         ABP_INFO_MISSING = "ABP-INFO-MISSING";
         PASSWORD_DOES_NOT_MEET_REQUIREMENTS = "PASSWORD-DOES-NOT-MEET-REQUIREMENTS";
         POST_FAILED = "POST-FAILED";
+        WRONG_LENGTH = "WRONG-LENGTH";
+        IS_USED = "IS-USED";
         USER_ALREADY_EXISTS = "USER-ALREADY-EXISTS";
         CANNOT_MODIFY_ON_KOMBIT_USER = "CANNOT-MODIFY-ON-KOMBIT-USER";
     }
@@ -143,6 +147,11 @@ impl ApiError {
     /// 503 with `Retry-After`.
     pub fn later(retry_after_s: u64) -> Self {
         Self { retry_after_s: Some(retry_after_s), ..Self::bare(StatusCode::SERVICE_UNAVAILABLE) }
+    }
+
+    /// 503 with `Retry-After` and a reason.
+    pub fn later_because(retry_after_s: u64, reason: impl Into<Value>) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, reason) }
     }
 
     /// 429 with `Retry-After`.

@@ -15,6 +15,7 @@ pub mod health;
 pub mod ingest;
 pub mod json;
 pub mod metrics;
+pub mod network;
 pub mod page;
 pub mod password;
 pub mod request_id;

@@ -18,10 +18,15 @@ pub enum ChangedEntity {
     ApiKey,
     /// A rewind or a replay of dead letters was asked for.
     TargetRequest,
+    Gateway,
+    DeviceProfile,
+    Multicast,
+    /// A downlink was queued, or the queue flushed.
+    Downlink,
 }
 
 impl ChangedEntity {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 15] = [
         Self::Organization,
         Self::Application,
         Self::Device,
@@ -33,6 +38,10 @@ impl ChangedEntity {
         Self::User,
         Self::ApiKey,
         Self::TargetRequest,
+        Self::Gateway,
+        Self::DeviceProfile,
+        Self::Multicast,
+        Self::Downlink,
     ];
 
     /// Text form in the database.
@@ -49,6 +58,10 @@ impl ChangedEntity {
             Self::User => "user",
             Self::ApiKey => "api_key",
             Self::TargetRequest => "target_request",
+            Self::Gateway => "gateway",
+            Self::DeviceProfile => "device_profile",
+            Self::Multicast => "multicast",
+            Self::Downlink => "downlink",
         }
     }
 

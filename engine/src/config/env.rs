@@ -10,7 +10,7 @@ use figment::value::{Num, Value};
 use super::meant::ConfigError;
 
 /// Names that stay, with the key that each sets.
-const NAMES: [(&str, &str); 16] = [
+const NAMES: [(&str, &str); 19] = [
     ("SLUSE_DATA_DIR", "data_dir"),
     ("SLUSE_NODE_ID", "node_id"),
     ("SLUSE_SECRET_KEY", "secret_key"),
@@ -21,6 +21,9 @@ const NAMES: [(&str, &str); 16] = [
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "log.kafka_brokers"),
     ("CHIRPSTACK_MQTT_URL", "chirpstack.mqtt_url"),
+    ("CHIRPSTACK_API_URL", "chirpstack.api_url"),
+    ("CHIRPSTACK_API_KEY", "chirpstack.api_key"),
+    ("DEVICE_STATS_INTERVAL_IN_DAYS", "chirpstack.stats_days"),
     ("METADATA_SAVED_COUNT", "device.window_length"),
     ("SLUSE_ALLOW_PRIVATE_TARGETS", "target.allow_private"),
     ("SLUSE_METRICS_LISTEN", "metrics.listen"),

@@ -60,7 +60,7 @@ fn result(item: &Value, outcome: ApiResult<Value>) -> ApiResult<Value> {
     match outcome {
         Ok(data) => Ok(json!({"data": data, "idMetadata": about})),
         // Only what is wrong with this one device is said beside it.
-        Err(error) if error.status().as_u16() == 400 || error.status().as_u16() == 404 => {
+        Err(error) if [400, 404].contains(&error.status().as_u16()) || error.body().get("statusCode").is_none() => {
             Ok(json!({"idMetadata": about, "error": {"message": error.body()["message"]}}))
         }
         Err(error) => Err(error),
@@ -75,7 +75,7 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     let mut results = Vec::with_capacity(read.len());
     for (item, input) in read {
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-        let outcome = match create_one(&caller, admin, input).await {
+        let outcome = match create_one(&caller, &state, input).await {
             Ok(row) => shown(admin, &row, true).await,
             Err(error) => Err(error),
         };
@@ -103,7 +103,7 @@ pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppStat
         };
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
         let hide = input.clone();
-        let outcome = match update_one(&caller, admin, row, input).await {
+        let outcome = match update_one(&caller, &state, row, input).await {
             Ok(row) => shown(admin, &row, true).await.map(|mut answer| {
                 hide.hide_unsent(&mut answer);
                 answer

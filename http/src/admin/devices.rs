@@ -1,4 +1,4 @@
-//! IoT devices: `/iot-device`. Radio devices are kept without asking a network server; their queue of downlinks is empty here.
+//! IoT devices: `/iot-device`. Radio devices stand in the network server too ([`super::lorawan_devices`], [`super::downlinks`]).
 //!
 //! `GET /iot-device/:id` adds to the reference: `linkState` (battery, margin, last join …), `counters`, signal figures per
 //! transmission.
@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
-use sluse_schema::port::admin::{AdminError, AdminStore};
+use sluse_schema::port::admin::{AdminError, AdminStore, ChangedBy};
 use sluse_schema::secret::Secret;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
-use super::{device_batch, device_csv, device_shape, view};
+use super::lorawan_devices::{self, Writing};
+use super::{device_batch, device_csv, device_shape, downlinks, view};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -37,10 +38,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
         .route("/iot-device/{id}", web::get().to(read))
         .route("/iot-device/{id}", web::put().to(update))
         .route("/iot-device/{id}", web::delete().to(delete))
-        .route("/iot-device/{id}/downlink", web::get().to(downlinks))
+        .route("/iot-device/{id}/downlink", web::get().to(waiting_downlinks))
         .route("/iot-device/{id}/downlink", web::post().to(send_downlink))
-        .route("/iot-device/{id}/historicalDownlink", web::get().to(downlinks))
-        .route("/iot-device/{id}/flushDownlinkQueue", web::post().to(send_downlink));
+        .route("/iot-device/{id}/historicalDownlink", web::get().to(sent_downlinks))
+        .route("/iot-device/{id}/flushDownlinkQueue", web::post().to(flush_downlinks));
 }
 
 /// Errors about one device have a body of their own: `{"message": code}`.
@@ -105,20 +106,31 @@ async fn model_of(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
     }
 }
 
+/// How a device of this type is written when the network server has to hold it too.
+fn writing<'a>(state: &'a AppState, by: &'a ChangedBy, kind: DeviceType) -> Option<Writing<'a>> {
+    let server = state.network().filter(|_| kind == DeviceType::Lorawan)?;
+    Some(Writing { state, server, by })
+}
+
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let input = device_input::read(&mut form, None);
     form.finish()?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-    let row = create_one(&caller, state.admin(), input).await?;
+    let row = create_one(&caller, &state, input).await?;
     Ok(uncached(created(shown(state.admin(), &row, true).await?)))
 }
 
 /// Creates one device that was read without errors.
-pub async fn create_one(caller: &Caller<Reader>, admin: &dyn AdminStore, input: DeviceInput) -> ApiResult<DeviceRow> {
+pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: DeviceInput) -> ApiResult<DeviceRow> {
+    let admin = state.admin();
     let resource = check_references(admin, input.application, input.device_model(None)).await?;
     let permit = caller.write(resource)?;
-    admin.create_device(&permit, &caller.changed_by, &input.into_new(new_api_key)).await.map_err(of_store)
+    let fields = input.into_new(new_api_key);
+    match writing(state, &caller.changed_by, fields.kind) {
+        Some(writing) => writing.create(&permit, fields).await,
+        None => admin.create_device(&permit, &caller.changed_by, &fields).await.map_err(of_store),
+    }
 }
 
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
@@ -137,7 +149,7 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let stored = stored.ok_or_else(ApiError::unknown_id)?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let hide = input.clone();
-    let row = update_one(&caller, admin, &stored, input).await?;
+    let row = update_one(&caller, &state, &stored, input).await?;
     let mut answer = shown(admin, &row, true).await?;
     hide.hide_unsent(&mut answer);
     Ok(uncached(ok(answer)))
@@ -146,10 +158,11 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
 /// Changes one device by what was read against it without errors.
 pub async fn update_one(
     caller: &Caller<Reader>,
-    admin: &dyn AdminStore,
+    state: &AppState,
     stored: &DeviceRow,
     input: DeviceInput,
 ) -> ApiResult<DeviceRow> {
+    let admin = state.admin();
     let permit = caller.write(stored.resource())?;
     if input.kind != stored.fields.kind {
         return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
@@ -157,6 +170,9 @@ pub async fn update_one(
     let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
     let target_permit = caller.write(resource)?;
     let fields = input.into_changed(&stored.fields);
+    if let Some(writing) = writing(state, &caller.changed_by, fields.kind) {
+        return writing.update(&permit, &target_permit, stored, fields).await;
+    }
     admin.update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await.map_err(of_store)
 }
 
@@ -171,7 +187,10 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     application["belongsTo"] = referred.organization(row.organization);
     shown["application"] = application;
     shown["deviceModel"] = model_of(admin, &row).await?;
-    if let Some((name, settings)) = device_shape::settings(&row) {
+    if let Some((name, mut settings)) = device_shape::settings(&row) {
+        if row.fields.kind == DeviceType::Lorawan {
+            lorawan_devices::enrich(&state, &row, device_state.as_ref(), &mut settings).await;
+        }
         shown[name] = settings;
     }
     let latest = device_state.as_ref().and_then(|s| s.latest.as_ref());
@@ -196,7 +215,11 @@ async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let permit = caller.write(row.resource())?;
     match admin.delete_device(&permit, &caller.changed_by, row.id).await {
         Err(AdminError::NotFound) => Err(gone()),
-        other => Ok(deleted(other?)),
+        other => {
+            let num = other?;
+            lorawan_devices::deleted(&state, &row).await;
+            Ok(deleted(num))
+        }
     }
 }
 
@@ -229,11 +252,14 @@ async fn change_application(caller: Caller<Reader>, state: State, id: PathId, bo
     let routes = read_routes(body.0.get("dataTargetToPayloadDecoderIds"))?;
     let resource = check_references(admin, application, device_model).await?;
     let target_permit = caller.write(resource)?;
-    let fields = DeviceFields { application, device_model, ..row.fields };
-    let row = admin
-        .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
-        .await
-        .map_err(of_store)?;
+    let fields = DeviceFields { application, device_model, ..row.fields.clone() };
+    let row = match writing(&state, &caller.changed_by, fields.kind) {
+        Some(writing) => writing.relocate(&permit, &target_permit, &row, fields, &routes).await?,
+        None => admin
+            .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
+            .await
+            .map_err(of_store)?,
+    };
     Ok(ok(shown(admin, &row, true).await?))
 }
 
@@ -284,30 +310,51 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan | DeviceType::Sigfox => Ok(ok(json!([]))),
+        DeviceType::Lorawan => Ok(ok(lorawan_devices::stats(&state, &row).await)),
+        DeviceType::Sigfox => Ok(ok(json!([]))),
         _ => Ok(HttpResponse::Ok().finish()),
     }
 }
 
-/// What waits to be sent to a device, or was sent: nothing as long as no network server is asked.
-async fn downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+/// What waits to be sent to a device.
+async fn waiting_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Lorawan => downlinks::waiting(&state, &row).await,
         DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
 }
 
-/// No network server is connected yet, so that no device can be sent anything.
-async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+/// What was sent to a device.
+async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
-    caller.write(row.resource())?;
+    caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan | DeviceType::Sigfox => {
+        DeviceType::Lorawan => downlinks::sent(&state, &row).await,
+        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
+    }
+}
+
+async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    let permit = caller.write(row.resource())?;
+    match row.fields.kind {
+        DeviceType::Lorawan => downlinks::send(&state, &permit, &caller.changed_by, &row, &body.0).await,
+        DeviceType::Sigfox => {
             Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "no network server is connected to send downlinks through"))
         }
+        _ => Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE)),
+    }
+}
+
+async fn flush_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    let permit = caller.write(row.resource())?;
+    match row.fields.kind {
+        DeviceType::Lorawan => downlinks::flush(&state, &permit, &caller.changed_by, &row).await,
         _ => Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE)),
     }
 }

@@ -10,6 +10,7 @@ pub mod gateway;
 pub mod health;
 pub mod intake;
 pub mod log;
+pub mod network_server;
 pub mod sender;
 pub mod tail;
 pub mod target;
@@ -20,6 +21,7 @@ pub use gateway::{GatewayState, GatewayStore, UnknownSender, UnknownSenderStore}
 pub use health::Readiness;
 pub use intake::{Accepted, Arrival, Intake, RefusedArrival};
 pub use log::{Assignment, AssignmentDone, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
+pub use network_server::{NetworkServer, NetworkServerError};
 pub use sender::{SenderError, SenderFactory, TargetSender};
 pub use tail::{LiveTail, TailDecoded, TailEvent, TailFilter};
 pub use target::{CursorBatch, TargetLogEntry, TargetRequest, TargetRequestKind, TargetStore};

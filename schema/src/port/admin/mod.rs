@@ -9,7 +9,9 @@ pub mod connection;
 pub mod decoder;
 pub mod device;
 pub mod device_model;
+pub mod gateway;
 pub mod inspect;
+pub mod lorawan;
 pub mod organization;
 pub mod permission;
 pub mod target;
@@ -24,7 +26,9 @@ pub use connection::ConnectionAdminStore;
 pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
+pub use gateway::GatewayAdminStore;
 pub use inspect::InspectStore;
+pub use lorawan::{DownlinkStore, MulticastStore, NetworkTaskStore, ProfileStore};
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
@@ -51,6 +55,11 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + GatewayAdminStore
+    + ProfileStore
+    + MulticastStore
+    + DownlinkStore
+    + NetworkTaskStore
 {
 }
 
