@@ -301,6 +301,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     let mut http = HttpConfig::new(config.http.listen, keys.jwt_secret.clone());
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
+    http.backend_base_url = config.http.backend_base_url.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http.stats_days = config.chirpstack.stats_days;

@@ -10,7 +10,7 @@ use figment::value::{Num, Value};
 use super::meant::ConfigError;
 
 /// Names that stay, with the key that each sets.
-const NAMES: [(&str, &str); 19] = [
+const NAMES: [(&str, &str); 20] = [
     ("SLUSE_DATA_DIR", "data_dir"),
     ("SLUSE_NODE_ID", "node_id"),
     ("SLUSE_SECRET_KEY", "secret_key"),
@@ -18,6 +18,7 @@ const NAMES: [(&str, &str); 19] = [
     ("SLUSE_JWT_SECRET", "http.jwt_secret"),
     ("SLUSE_TRUSTED_PROXIES", "http.trusted_proxies"),
     ("FRONTEND_BASEURL", "http.frontend_base_url"),
+    ("BACKEND_BASEURL", "http.backend_base_url"),
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "log.kafka_brokers"),
     ("CHIRPSTACK_MQTT_URL", "chirpstack.mqtt_url"),

@@ -86,7 +86,10 @@ pub struct HttpConfig {
     /// `None`: made up and kept in the data directory.
     pub jwt_secret: Option<Secret>,
     pub trusted_proxies: Vec<IpNet>,
+    /// Without a slash at its end.
     pub frontend_base_url: String,
+    /// Without a slash at its end.
+    pub backend_base_url: String,
     /// `None`: one per core.
     pub num_workers: Option<usize>,
 }
@@ -293,7 +296,8 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
         jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
         trusted_proxies,
-        frontend_base_url: said.frontend_base_url.trim_end_matches('/').to_owned(),
+        frontend_base_url: base_url("http.frontend_base_url (FRONTEND_BASEURL)", &said.frontend_base_url)?,
+        backend_base_url: base_url("http.backend_base_url (BACKEND_BASEURL)", &said.backend_base_url)?,
         num_workers: (said.num_workers > 0).then_some(said.num_workers),
     })
 }
@@ -317,6 +321,21 @@ fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
 
 fn at_least<T: PartialOrd + std::fmt::Display>(key: &'static str, value: T, least: T) -> Result<T, ConfigError> {
     if value < least { Err(ConfigError::invalid(key, format!("at least {least}"))) } else { Ok(value) }
+}
+
+/// Where something is on the web: `http` or `https`, a host, perhaps a port and a path; nothing behind it.
+fn base_url(key: &'static str, text: &str) -> Result<String, ConfigError> {
+    let is_base = |url: &url::Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    match url::Url::parse(text.trim()) {
+        Ok(url) if is_base(&url) => Ok(text.trim().trim_end_matches('/').to_owned()),
+        _ => Err(ConfigError::invalid(key, "a URL like https://sluse.example.org")),
+    }
 }
 
 /// An address to listen on; `localhost:3000` is understood too.

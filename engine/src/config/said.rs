@@ -60,6 +60,7 @@ section! {
         jwt_secret: String = String::new(),
         trusted_proxies: String = String::new(),
         frontend_base_url: String = "http://localhost:8081".to_owned(),
+        backend_base_url: String = "http://localhost:3000".to_owned(),
         num_workers: usize = 0,
     }
 }

@@ -3,7 +3,9 @@
 //!
 //! Limits: 10 000 devices per connection; an answer names at most 50 000, a list that would be longer is refused: ask for less.
 
+use actix_web::{delete, get, post, put};
 use std::collections::{BTreeMap, BTreeSet};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use actix_web::web;
 use serde_json::{Value, json};
@@ -22,25 +24,28 @@ use crate::config::PAGE_LIMIT_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    targets::{Connection, ConnectionDraft, CopiedDevice},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
 
-const PATH: &str = "/iot-device-payload-decoder-data-target-connection";
 const NUM_DEVICES_SHOWN_MAX: usize = 50_000;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route(PATH, web::get().to(list))
-        .route(PATH, web::post().to(create))
-        .route(&format!("{PATH}/byIoTDevice/{{id}}"), web::get().to(of_device))
-        .route(&format!("{PATH}/byDataTarget/{{id}}"), web::get().to(of_target))
-        .route(&format!("{PATH}/byPayloadDecoder/{{id}}"), web::get().to(of_decoder))
-        .route(&format!("{PATH}/appendCopiedDevice/{{id}}"), web::put().to(append_device))
-        .route(&format!("{PATH}/{{id}}"), web::get().to(read))
-        .route(&format!("{PATH}/{{id}}"), web::put().to(update))
-        .route(&format!("{PATH}/{{id}}"), web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list)
+        .service(create)
+        .service(of_device)
+        .service(of_target)
+        .service(of_decoder)
+        .service(append_device)
+        .service(read)
+        .service(update)
+        .service(delete);
 }
 
 fn unknown(id: i64) -> ApiError {
@@ -119,22 +124,62 @@ async fn page_of(caller: Caller<Reader>, state: State, filter: ConnectionFilter,
     Ok(listed(rows, found.num_all))
 }
 
+/// Connections between devices, decoders and data targets.
+#[utoipa::path(
+    tag = "connection",
+    params(PageQuery),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     page_of(caller, state, ConnectionFilter::All, query.page()?).await
 }
 
+/// Connections of a device.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/byIoTDevice/{id}")]
 async fn of_device(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     page_of(caller, state, ConnectionFilter::OfDevice(DeviceId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
+/// Connections of a data target.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/byDataTarget/{id}")]
 async fn of_target(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     page_of(caller, state, ConnectionFilter::OfTarget(TargetId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
+/// Connections through a payload decoder.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/byPayloadDecoder/{id}")]
 async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     page_of(caller, state, ConnectionFilter::OfDecoder(DecoderId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
+/// One connection.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Connection)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = one(state.admin(), id).await?;
     caller.read(row.resource())?;
@@ -194,6 +239,14 @@ async fn read_body(
     Ok((permit, ConnectionFields { target, decoder, devices }))
 }
 
+/// Connects devices with a data target, through a decoder or without.
+#[utoipa::path(
+    tag = "connection",
+    request_body = ConnectionDraft,
+    responses((status = 201, body = Connection)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[post("/iot-device-payload-decoder-data-target-connection")]
 async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let (permit, fields) = read_body(&caller, admin, &body.0).await?;
@@ -201,6 +254,15 @@ async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) 
     Ok(created(detail(&caller, admin, &row).await?))
 }
 
+/// Changes a connection.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    request_body = ConnectionDraft,
+    responses((status = 200, body = Connection)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/iot-device-payload-decoder-data-target-connection/{id}")]
 async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = one(admin, id).await?;
@@ -211,6 +273,14 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body
 }
 
 /// Adds a device that was copied from one of this connection.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    request_body = CopiedDevice,
+    responses((status = 200, body = Connection)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/iot-device-payload-decoder-data-target-connection/appendCopiedDevice/{id}")]
 async fn append_device(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let mut form = Form::of(&body.0);
@@ -227,6 +297,14 @@ async fn append_device(caller: Caller<ApplicationAdmin>, state: State, id: PathI
     Ok(ok(detail(&caller, admin, &row).await?))
 }
 
+/// Removes a connection; what was accepted before is still delivered.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/iot-device-payload-decoder-data-target-connection/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let stored = one(admin, id).await?;

@@ -1,6 +1,7 @@
 //! Many devices at once: `createMany` and `updateMany`. Each device stands for itself: what is wrong with one is said beside it.
 //! Limits: 50 devices per call.
 
+use actix_web::post;
 use actix_web::web;
 use serde_json::{Value, json};
 use sluse_schema::id::DeviceId;
@@ -13,6 +14,7 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, created};
+use crate::openapi::devices::{BatchResult, DeviceDrafts};
 use crate::validate::{FieldError, Form, as_int};
 
 const NUM_DEVICES_MAX: usize = 50;
@@ -67,6 +69,14 @@ fn result(item: &Value, outcome: ApiResult<Value>) -> ApiResult<Value> {
     }
 }
 
+/// Creates up to 50 devices; each succeeds or fails by itself.
+#[utoipa::path(
+    tag = "iot-device",
+    request_body = DeviceDrafts,
+    responses((status = 201, body = Vec<BatchResult>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/createMany")]
 pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let mut form = Form::of(&body.0);
@@ -84,6 +94,14 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     Ok(created(Value::Array(results)))
 }
 
+/// Changes up to 50 devices; each succeeds or fails by itself.
+#[utoipa::path(
+    tag = "iot-device",
+    request_body = DeviceDrafts,
+    responses((status = 201, body = Vec<BatchResult>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/updateMany")]
 pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let mut form = Form::of(&body.0);

@@ -2,6 +2,7 @@
 //! spreadsheet would run as a formula get an apostrophe; secrets are masked.
 //! Limits: 100 000 devices.
 
+use actix_web::get;
 use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::{HttpResponse, web};
 use base64::Engine as _;
@@ -24,6 +25,14 @@ const HEADER: &str = "name,id,type,latitude,longitude,commentOnLocation,comment,
                       mqtttopicname,authenticationType,mqttusername,mqttpassword,caCertificate,deviceCertificate,\
                       deviceCertificateKey,devEUI,deviceProfileID,skipFCntCheck,activationType,OTAAapplicationKey\n";
 
+/// The devices of an application as CSV.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/getDevicesMetadataCsv/{id}")]
 pub(super) async fn read(caller: Caller<Reader>, state: web::Data<AppState>, id: PathId) -> ApiResult {
     let application = ApplicationId(id.0);
     let resource = access::application(state.admin(), application).await?.ok_or_else(ApiError::unknown_id)?;

@@ -5,6 +5,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::OrganizationId;
 use sluse_schema::policy::Resource;
@@ -12,6 +13,7 @@ use sluse_schema::port::admin::AdminError;
 use sluse_schema::port::admin::gateway::Organizations;
 use sluse_schema::port::admin::lorawan::{FoundProfile, NetworkObject, ProfileRow};
 use sluse_schema::port::network_server::NetworkProfile;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::gateways::settle_deletion;
 use super::view;
@@ -21,7 +23,11 @@ use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, created, deleted, ok};
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S, MADE_BY_TAG, ORGANIZATION_TAG};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted,
+    lorawan::{DeviceProfileDraft, DeviceProfiles, NetworkId},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{Form, Rule};
 
 type State = web::Data<AppState>;
@@ -33,13 +39,8 @@ const MAC_VERSION_MAX: i64 = 5;
 const REVISION_MAX: i64 = 7;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/chirpstack/device-profiles", web::post().to(create))
-        .route("/chirpstack/device-profiles", web::get().to(list))
-        .route("/chirpstack/device-profiles/adr-algorithms", web::get().to(adr_algorithms))
-        .route("/chirpstack/device-profiles/{profile}", web::get().to(read))
-        .route("/chirpstack/device-profiles/{profile}", web::put().to(update))
-        .route("/chirpstack/device-profiles/{profile}", web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create).service(list).service(adr_algorithms).service(read).service(update).service(delete);
 }
 
 fn resource_of(organization: Option<OrganizationId>) -> Resource {
@@ -153,6 +154,14 @@ async fn check_name(
     Ok(())
 }
 
+/// Makes a device profile in ChirpStack.
+#[utoipa::path(
+    tag = "device-profile",
+    request_body = DeviceProfileDraft,
+    responses((status = 201, body = NetworkId)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[post("/chirpstack/device-profiles")]
 async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let organization = OrganizationId(form.id("internalOrganizationId", None));
@@ -187,6 +196,14 @@ fn shown_row(row: &ProfileRow) -> Value {
     })
 }
 
+/// A page of device profiles.
+#[utoipa::path(
+    tag = "device-profile",
+    params(PageQuery),
+    responses((status = 200, body = DeviceProfiles)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/chirpstack/device-profiles")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let mut page = query.page()?;
     if query.text("limit").is_none() {
@@ -197,6 +214,13 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(ok(json!({"result": rows, "totalCount": found.num_all.to_string()})))
 }
 
+/// The algorithms by which ChirpStack adapts data rates.
+#[utoipa::path(
+    tag = "device-profile",
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/chirpstack/device-profiles/adr-algorithms")]
 async fn adr_algorithms(_: Caller<Reader>, state: State) -> ApiResult {
     let known = match state.network() {
         Some(server) => server.adr_algorithms().await.map_err(refusal)?,
@@ -216,6 +240,14 @@ async fn row_of_path<R: CallerRule>(
     if is_visible(&visible(caller), &row) { Ok(row) } else { Err(ApiError::unknown_id()) }
 }
 
+/// One device profile, as it stands in ChirpStack.
+#[utoipa::path(
+    tag = "device-profile",
+    params(("profile" = String, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/chirpstack/device-profiles/{profile}")]
 async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> ApiResult {
     let row = row_of_path(&caller, &state, &request).await?;
     let profile = state.network_needed()?.profile(&row.network_id).await.map_err(refusal)?;
@@ -253,6 +285,15 @@ async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> Api
     })))
 }
 
+/// Changes a device profile in ChirpStack.
+#[utoipa::path(
+    tag = "device-profile",
+    params(("profile" = String, Path)),
+    request_body = DeviceProfileDraft,
+    responses((status = 204)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/chirpstack/device-profiles/{profile}")]
 async fn update(caller: Caller<ApplicationAdmin>, state: State, request: HttpRequest, body: JsonBody) -> ApiResult {
     let row = row_of_path(&caller, &state, &request).await?;
     let permit = caller.write(resource_of(row.organization))?;
@@ -289,6 +330,14 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, request: HttpReq
     }
 }
 
+/// Deletes a device profile that no device has.
+#[utoipa::path(
+    tag = "device-profile",
+    params(("profile" = String, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/chirpstack/device-profiles/{profile}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, request: HttpRequest) -> ApiResult {
     let row = row_of_path(&caller, &state, &request).await?;
     let permit = caller.write(resource_of(row.organization))?;

@@ -5,12 +5,14 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
 use sluse_schema::port::admin::{AdminError, AdminStore, ChangedBy};
 use sluse_schema::secret::Secret;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
@@ -20,28 +22,32 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    devices::{Device, DeviceDetail, DeviceDraft, DeviceKey, DeviceMove, DownlinkDraft},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{Form, as_int};
 
 type State = web::Data<AppState>;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/iot-device", web::post().to(create))
-        .route("/iot-device/createMany", web::post().to(device_batch::create_many))
-        .route("/iot-device/updateMany", web::post().to(device_batch::update_many))
-        .route("/iot-device/changeApplication/{id}", web::put().to(change_application))
-        .route("/iot-device/resetHttpDeviceApiKey/{id}", web::put().to(reset_api_key))
-        .route("/iot-device/getDevicesMetadataCsv/{id}", web::get().to(device_csv::read))
-        .route("/iot-device/minimalByPayloadDecoder/{id}", web::get().to(of_decoder))
-        .route("/iot-device/stats/{id}", web::get().to(stats))
-        .route("/iot-device/{id}", web::get().to(read))
-        .route("/iot-device/{id}", web::put().to(update))
-        .route("/iot-device/{id}", web::delete().to(delete))
-        .route("/iot-device/{id}/downlink", web::get().to(waiting_downlinks))
-        .route("/iot-device/{id}/downlink", web::post().to(send_downlink))
-        .route("/iot-device/{id}/historicalDownlink", web::get().to(sent_downlinks))
-        .route("/iot-device/{id}/flushDownlinkQueue", web::post().to(flush_downlinks));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create)
+        .service(device_batch::create_many)
+        .service(device_batch::update_many)
+        .service(change_application)
+        .service(reset_api_key)
+        .service(device_csv::read)
+        .service(of_decoder)
+        .service(stats)
+        .service(read)
+        .service(update)
+        .service(delete)
+        .service(waiting_downlinks)
+        .service(send_downlink)
+        .service(sent_downlinks)
+        .service(flush_downlinks);
 }
 
 /// Errors about one device have a body of their own: `{"message": code}`.
@@ -112,6 +118,14 @@ fn writing<'a>(state: &'a AppState, by: &'a ChangedBy, kind: DeviceType) -> Opti
     Some(Writing { state, server, by })
 }
 
+/// Creates a device.
+#[utoipa::path(
+    tag = "iot-device",
+    request_body = DeviceDraft,
+    responses((status = 201, body = Device)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device")]
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let input = device_input::read(&mut form, None);
@@ -133,6 +147,15 @@ pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: Device
     }
 }
 
+/// Changes a device.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    request_body = DeviceDraft,
+    responses((status = 200, body = Device)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/iot-device/{id}")]
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = match admin.device(DeviceId(id.0)).await {
@@ -176,6 +199,14 @@ pub async fn update_one(
     admin.update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await.map_err(of_store)
 }
 
+/// One device with its latest payload and the window of its last transmissions.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DeviceDetail)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = admin.device(DeviceId(id.0)).await?;
@@ -205,6 +236,14 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     Ok(ok(shown))
 }
 
+/// Deletes a device.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[delete("/iot-device/{id}")]
 async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let gone = || ApiError::bare(StatusCode::NOT_FOUND);
@@ -223,6 +262,14 @@ async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     }
 }
 
+/// Replaces the key an HTTP device sends with.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DeviceKey)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/iot-device/resetHttpDeviceApiKey/{id}")]
 async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = admin.device(DeviceId(id.0)).await?;
@@ -238,6 +285,14 @@ async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiR
 }
 
 /// Moves a device to another application, which ends its connections, and makes those that the body asks for.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    request_body = DeviceMove,
+    responses((status = 200, body = Device)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/iot-device/changeApplication/{id}")]
 async fn change_application(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let row = admin.device(DeviceId(id.0)).await?;
@@ -281,6 +336,13 @@ fn read_routes(sent: Option<&Value>) -> ApiResult<Vec<NewRoute>> {
 }
 
 /// The visible devices that a decoder decodes for, with no more than their names.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/minimalByPayloadDecoder/{id}")]
 async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Query) -> ApiResult {
     let mut page = query.page()?;
     if query.text("limit").is_none() {
@@ -306,6 +368,13 @@ async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Que
 }
 
 /// Statistics come from the network server of a radio device; no other device has any.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/stats/{id}")]
 async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
@@ -317,6 +386,13 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
 }
 
 /// What waits to be sent to a device.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}/downlink")]
 async fn waiting_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
@@ -327,7 +403,14 @@ async fn waiting_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> 
     }
 }
 
-/// What was sent to a device.
+/// Downlinks that were sent, newest first.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}/historicalDownlink")]
 async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
@@ -338,6 +421,15 @@ async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> Api
     }
 }
 
+/// Queues a downlink.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    request_body = DownlinkDraft,
+    responses((status = 201)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/{id}/downlink")]
 async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     let permit = caller.write(row.resource())?;
@@ -350,6 +442,14 @@ async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: J
     }
 }
 
+/// Empties the queue of downlinks.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 201)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/{id}/flushDownlinkQueue")]
 async fn flush_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     let permit = caller.write(row.resource())?;

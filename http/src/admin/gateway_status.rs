@@ -1,10 +1,12 @@
 //! Gateways' connection over time: `/lorawan/gateway/status`. Limits: a page of gateways, each with its newest 2 000 states.
 
+use actix_web::get;
 use actix_web::{HttpRequest, web};
 use chrono::{DateTime, Duration, Utc};
 use serde_json::{Value, json};
 use sluse_schema::port::admin::gateway::GatewayHistory;
 use sluse_schema::port::admin::{AdminError, Page};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::gateways::{among, gateway_of_path, resource};
 use super::view;
@@ -13,13 +15,16 @@ use crate::config::PAGE_LIMIT_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{listed, ok};
-use crate::page::Query;
+use crate::openapi::{
+    Listed,
+    lorawan::{GatewayFilter, StatusInterval},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::FieldError;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/lorawan/gateway/status", web::get().to(list))
-        .route("/lorawan/gateway/status/{gateway}", web::get().to(one));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list).service(one);
 }
 
 /// Where the interval of a query begins.
@@ -46,6 +51,14 @@ fn history(history: &GatewayHistory) -> Value {
     json!({"id": history.gateway.to_string(), "name": history.name, "statusTimestamps": states})
 }
 
+/// Whether gateways were connected, over time.
+#[utoipa::path(
+    tag = "lorawan-gateway",
+    params(PageQuery, GatewayFilter, StatusInterval),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/lorawan/gateway/status")]
 async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) -> ApiResult {
     let from = begin(&query, Utc::now())?;
     let of = among(&caller, &query)?;
@@ -54,6 +67,14 @@ async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) 
     Ok(listed(found.rows.iter().map(history).collect(), found.num_all))
 }
 
+/// Whether one gateway was connected, over time.
+#[utoipa::path(
+    tag = "lorawan-gateway",
+    params(("gateway" = String, Path), StatusInterval),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/lorawan/gateway/status/{gateway}")]
 async fn one(caller: Caller<Reader>, state: web::Data<AppState>, request: HttpRequest, query: Query) -> ApiResult {
     let id = gateway_of_path(&request, "gateway")?;
     let from = begin(&query, Utc::now())?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, web};
+use actix_web::{delete, get, post, put};
 use chrono::{Days, Utc};
 use serde_json::{Value, json};
 use sluse_schema::id::{GatewayId, OrganizationId};
@@ -15,6 +16,7 @@ use sluse_schema::port::admin::lorawan::NetworkObject;
 use sluse_schema::port::admin::{AdminError, Page};
 use sluse_schema::port::network_server::NetworkServerError;
 use tokio::time::timeout;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::{gateway_input, view};
 use crate::authz::{Caller, GatewayAdmin, Reader, Rule};
@@ -24,7 +26,8 @@ use crate::json::{JsonBody, PathId, created, ok};
 use crate::network::align::network_gateway;
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S};
-use crate::page::Query;
+use crate::openapi::lorawan::{Done, GatewayChange, GatewayDraft, GatewayFilter, GatewayMove, Gateways};
+use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
@@ -35,14 +38,8 @@ const NUM_ON_MAP_MAX: i64 = 10_000;
 const FIGURES_WITHIN: Duration = Duration::from_secs(4);
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/chirpstack/gateway", web::post().to(create))
-        .route("/chirpstack/gateway", web::get().to(list))
-        .route("/chirpstack/gateway/getAllForMaps", web::get().to(map))
-        .route("/chirpstack/gateway/updateGatewayOrganization/{id}", web::put().to(relocate))
-        .route("/chirpstack/gateway/{gateway}", web::get().to(read))
-        .route("/chirpstack/gateway/{gateway}", web::put().to(update))
-        .route("/chirpstack/gateway/{gateway}", web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create).service(list).service(map).service(relocate).service(read).service(update).service(delete);
 }
 
 /// The gateway of a path.
@@ -131,6 +128,14 @@ fn check_packages(fields: &GatewayFields) -> ApiResult<()> {
     }
 }
 
+/// Registers a gateway, in ChirpStack too.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    request_body = GatewayDraft,
+    responses((status = 201, body = Done)),
+    security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
+)]
+#[post("/chirpstack/gateway")]
 async fn create(caller: Caller<GatewayAdmin>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let organization = OrganizationId(form.id("organizationId", None));
@@ -177,11 +182,27 @@ async fn create(caller: Caller<GatewayAdmin>, state: State, body: JsonBody) -> A
     }
 }
 
+/// A page of gateways.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    params(PageQuery, GatewayFilter),
+    responses((status = 200, body = Gateways)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/chirpstack/gateway")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let found = state.admin().gateways(&among(&caller, &query)?, &query.page()?).await?;
     Ok(ok(json!({"resultList": found.rows.iter().map(gateway).collect::<Vec<_>>(), "totalCount": found.num_all})))
 }
 
+/// Where gateways are, and when they were last heard.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    params(GatewayFilter),
+    responses((status = 200, body = Gateways)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/chirpstack/gateway/getAllForMaps")]
 async fn map(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let found = state.admin().gateways(&among(&caller, &query)?, &Page::first(NUM_ON_MAP_MAX)).await?;
     let rows: Vec<Value> = found
@@ -203,6 +224,14 @@ async fn map(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(ok(json!({"resultList": rows, "totalCount": found.num_all})))
 }
 
+/// One gateway with its figures by day.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    params(("gateway" = String, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/chirpstack/gateway/{gateway}")]
 async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> ApiResult {
     let id = gateway_of_path(&request, "gateway")?;
     let row = state.admin().gateway(id).await?;
@@ -234,6 +263,15 @@ async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> Api
     Ok(ok(json!({"gateway": view::with_authors(gateway(&row), &row.stamps), "stats": stats})))
 }
 
+/// Changes a gateway, in ChirpStack too.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    params(("gateway" = String, Path)),
+    request_body = GatewayChange,
+    responses((status = 200, body = Done)),
+    security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
+)]
+#[put("/chirpstack/gateway/{gateway}")]
 async fn update(caller: Caller<GatewayAdmin>, state: State, request: HttpRequest, body: JsonBody) -> ApiResult {
     let id = gateway_of_path(&request, "gateway")?;
     let admin = state.admin();
@@ -274,6 +312,14 @@ async fn update(caller: Caller<GatewayAdmin>, state: State, request: HttpRequest
 }
 
 /// Gives a gateway to another organisation; the caller administers the gateways of both.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    params(("id" = i64, Path)),
+    request_body = GatewayMove,
+    responses((status = 200, body = Value)),
+    security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
+)]
+#[put("/chirpstack/gateway/updateGatewayOrganization/{id}")]
 async fn relocate(caller: Caller<GatewayAdmin>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let row = admin.gateway_by_row(id.0).await?;
@@ -290,6 +336,14 @@ async fn relocate(caller: Caller<GatewayAdmin>, state: State, id: PathId, body: 
     Ok(ok(view::with_authors(gateway(&moved), &moved.stamps)))
 }
 
+/// Deletes a gateway, in ChirpStack too.
+#[utoipa::path(
+    tag = "chirpstack-gateway",
+    params(("gateway" = String, Path)),
+    responses((status = 200, body = Done)),
+    security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
+)]
+#[delete("/chirpstack/gateway/{gateway}")]
 async fn delete(caller: Caller<GatewayAdmin>, state: State, request: HttpRequest) -> ApiResult {
     let id = gateway_of_path(&request, "gateway")?;
     let admin = state.admin();

@@ -1,4 +1,5 @@
-//! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here.
+//! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here
+//! (`crate::openapi` says how a route is written).
 
 mod access;
 mod applications;
@@ -32,10 +33,10 @@ mod unknown_devices;
 mod users;
 pub mod view;
 
-use actix_web::web;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Every administrative route below the API's prefix.
-pub fn routes(cfg: &mut web::ServiceConfig) {
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
     auth::routes(cfg);
     organizations::routes(cfg);
     permissions::routes(cfg);

@@ -5,6 +5,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use sluse_schema::port::admin::AdminError;
 use sluse_schema::port::admin::device::{DeviceRow, DeviceType};
 use sluse_schema::port::admin::lorawan::{MulticastFields, MulticastRow, NetworkObject};
 use sluse_schema::secret::Secret;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, Referred, may_write};
 use super::device_shape::{self, APPLICATION_SESSION_KEY, NETWORK_SESSION_KEY};
@@ -28,7 +30,11 @@ use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
 use crate::network::align::{network_multicast, push_members};
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    lorawan::{MulticastDownlink, MulticastDraft},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{Form, Rule, as_int};
 
 type State = web::Data<AppState>;
@@ -37,14 +43,8 @@ type State = web::Data<AppState>;
 const NUM_DEVICES_MAX: usize = 1000;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/multicast", web::post().to(create))
-        .route("/multicast", web::get().to(list))
-        .route("/multicast/{id}", web::get().to(read))
-        .route("/multicast/{id}", web::put().to(update))
-        .route("/multicast/{id}", web::delete().to(delete))
-        .route("/multicast/{id}/downlink-multicast", web::get().to(queue))
-        .route("/multicast/{id}/downlink-multicast", web::post().to(send));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create).service(list).service(read).service(update).service(delete).service(queue).service(send);
 }
 
 fn resource(row: &MulticastRow) -> Resource {
@@ -185,6 +185,14 @@ async fn members(state: &AppState, application: ApplicationId, ids: &[DeviceId])
     }
 }
 
+/// Makes a multicast group.
+#[utoipa::path(
+    tag = "multicast",
+    request_body = MulticastDraft,
+    responses((status = 201, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/multicast")]
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let input = read_input(&mut form, None);
@@ -230,6 +238,14 @@ fn of_store(error: AdminError) -> ApiError {
     }
 }
 
+/// A page of multicast groups.
+#[utoipa::path(
+    tag = "multicast",
+    params(PageQuery, ("applicationId" = Option<i64>, Query)),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/multicast")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let page = query.page()?;
     let admin = state.admin();
@@ -245,12 +261,29 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(listed(rows, found.num_all))
 }
 
+/// One multicast group with its devices.
+#[utoipa::path(
+    tag = "multicast",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/multicast/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().multicast(id.0).await?;
     caller.read(resource(&row))?;
     Ok(ok(detail(&caller, &state, &row).await?))
 }
 
+/// Changes a multicast group and its devices.
+#[utoipa::path(
+    tag = "multicast",
+    params(("id" = i64, Path)),
+    request_body = MulticastDraft,
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/multicast/{id}")]
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = admin.multicast(id.0).await?;
@@ -312,6 +345,14 @@ fn form_application(body: &Value) -> Option<ApplicationId> {
     body.get("applicationID").and_then(as_int).map(ApplicationId)
 }
 
+/// Deletes a multicast group.
+#[utoipa::path(
+    tag = "multicast",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/multicast/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = admin.multicast(id.0).await?;
@@ -323,6 +364,14 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
     Ok(deleted(num))
 }
 
+/// What waits in a group's queue.
+#[utoipa::path(
+    tag = "multicast",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/multicast/{id}/downlink-multicast")]
 async fn queue(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().multicast(id.0).await?;
     caller.read(resource(&row))?;
@@ -342,6 +391,15 @@ async fn queue(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     Ok(ok(json!({"deviceQueueItems": items})))
 }
 
+/// Queues a downlink for a group, in the place of what waits.
+#[utoipa::path(
+    tag = "multicast",
+    params(("id" = i64, Path)),
+    request_body = MulticastDownlink,
+    responses((status = 201, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/multicast/{id}/downlink-multicast")]
 async fn send(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let row = state.admin().multicast(id.0).await?;
     caller.write(resource(&row))?;

@@ -5,11 +5,13 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::target::{TargetRow, TargetType};
 use sluse_schema::port::admin::{AdminError, AdminStore};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::mask::masked;
@@ -18,7 +20,11 @@ use crate::authz::{ApplicationAdmin, Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, text, uncached};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    targets::{DataTarget, DataTargetDraft, TargetLogEntry},
+};
+use crate::page::{PageQuery, Query};
 
 type State = web::Data<AppState>;
 
@@ -26,14 +32,14 @@ type State = web::Data<AppState>;
 const NUM_LOG_LINES_MAX: i64 = 250;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/data-target", web::get().to(list))
-        .route("/data-target", web::post().to(create))
-        .route("/data-target/getOpenDataDkRegistered/{id}", web::get().to(is_open_data_dk_registered))
-        .route("/data-target/{id}", web::get().to(read))
-        .route("/data-target/{id}", web::put().to(update))
-        .route("/data-target/{id}", web::delete().to(delete))
-        .route("/datatarget-log/{id}", web::get().to(log));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list)
+        .service(create)
+        .service(is_open_data_dk_registered)
+        .service(read)
+        .service(update)
+        .service(delete)
+        .service(log);
 }
 
 /// `DataTarget`: what its type has, secrets masked.
@@ -118,6 +124,14 @@ pub async fn readable(caller: &Caller<Reader>, admin: &dyn AdminStore, id: PathI
     Ok(row)
 }
 
+/// Data targets.
+#[utoipa::path(
+    tag = "data-target",
+    params(PageQuery, ("applicationId" = Option<String>, Query)),
+    responses((status = 200, body = Listed<DataTarget>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let admin = state.admin();
     let application = query.int("applicationId")?.map(ApplicationId);
@@ -144,6 +158,14 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(listed(rows, found.num_all))
 }
 
+/// One data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = readable(&caller, state.admin(), id).await?;
     let mut shown = detail(state.admin(), &row).await?;
@@ -151,6 +173,14 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     Ok(ok(shown))
 }
 
+/// Creates a data target.
+#[utoipa::path(
+    tag = "data-target",
+    request_body = DataTargetDraft,
+    responses((status = 201, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target")]
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let fields = target_input::read(&body.0, None)?;
@@ -165,6 +195,15 @@ async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<
     access::application(admin, id).await?.ok_or_else(unknown)
 }
 
+/// Changes a data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    request_body = DataTargetDraft,
+    responses((status = 200, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/data-target/{id}")]
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = admin.target(TargetId(id.0)).await?;
@@ -175,6 +214,14 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     Ok(uncached(ok(detail(admin, &row).await?)))
 }
 
+/// Deletes a data target; what was pending is counted as discarded.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/data-target/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = match admin.target(TargetId(id.0)).await {
@@ -185,6 +232,14 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
     Ok(deleted(admin.delete_target(&permit, &caller.changed_by, row.id).await?))
 }
 
+/// Whether an organisation is registered with Open Data DK.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = bool)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/getOpenDataDkRegistered/{id}")]
 async fn is_open_data_dk_registered(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let id = OrganizationId(id.0);
     caller.read(Resource::Organization(id)).map_err(|_| ApiError::unknown_id())?;
@@ -194,6 +249,13 @@ async fn is_open_data_dk_registered(caller: Caller<Reader>, state: State, id: Pa
 }
 
 /// The newest lines first: every error, and the first success after one.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Vec<TargetLogEntry>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/datatarget-log/{id}")]
 async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = readable(&caller, admin, id).await?;

@@ -2,9 +2,11 @@
 //!
 //! Limits: two runs at a time in this process, the others wait for up to 10 s; the sandbox's own limits for each.
 
+use actix_web::post;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use actix_web::http::StatusCode;
 use actix_web::web;
@@ -21,6 +23,7 @@ use crate::authz::{Anyone, Caller};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, text};
+use crate::openapi::targets::DecoderTrial;
 use crate::validate::Form;
 
 const NUM_RUNS_MAX: usize = 2;
@@ -41,10 +44,18 @@ impl Default for TestBench {
 }
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/test-payload-decoder", web::post().to(run));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(run);
 }
 
+/// Runs a decoder on a payload without storing anything.
+#[utoipa::path(
+    tag = "test-payload-decoder",
+    request_body = DecoderTrial,
+    responses((status = 201)),
+    security(("token" = []), ("apiKey" = [])),
+)]
+#[post("/test-payload-decoder")]
 async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let code = form.text("code", &[]);
