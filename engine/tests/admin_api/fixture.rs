@@ -9,16 +9,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sluse_engine::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
-    Accepted, Arrival, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, Readiness, RefusedArrival,
-    TailEvent, TailFilter,
+    Accepted, Arrival, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, NetworkServer, Readiness,
+    RefusedArrival, TailEvent, TailFilter,
 };
 use sluse_schema::secret::Secret;
+
+use crate::network_server::{self, FakeChirpstack};
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
@@ -119,6 +122,7 @@ pub struct Api {
     pub http: HttpServer,
     pub client: reqwest::Client,
     pub admin: String,
+    pub network: Option<Arc<dyn NetworkServer>>,
     _server: Arc<Server>,
 }
 
@@ -130,7 +134,20 @@ impl Api {
         Self::start_on("127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// With a ChirpStack behind it.
+    pub async fn start_with_network() -> (Self, FakeChirpstack) {
+        let chirpstack = FakeChirpstack::start().await;
+        let key = Secret::new(network_server::KEY);
+        let config = ChirpstackApiConfig { url: chirpstack.url(), key, ca_file: None };
+        let network = Arc::new(ChirpstackApi::new(&config).unwrap());
+        (Self::start_over("127.0.0.1:0".parse().unwrap(), Some(network)).await, chirpstack)
+    }
+
     pub async fn start_on(listen: SocketAddr) -> Self {
+        Self::start_over(listen, None).await
+    }
+
+    async fn start_over(listen: SocketAddr, network: Option<Arc<dyn NetworkServer>>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -154,6 +171,7 @@ impl Api {
             decoder: Arc::new(PanickingDecoder),
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
+            network: network.clone(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
@@ -170,6 +188,7 @@ impl Api {
             http,
             client,
             admin: String::new(),
+            network,
             _server: server,
         };
         api.admin = api.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;

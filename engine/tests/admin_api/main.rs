@@ -5,6 +5,9 @@ mod fixture;
 mod ingest;
 mod inspection;
 mod isolation;
+mod lorawan;
+mod lorawan_consistency;
+mod network_server;
 mod registry;
 mod tenants;
 
