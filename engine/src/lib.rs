@@ -1,5 +1,6 @@
 //! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
 
+pub mod callers;
 pub mod chirpstack_api;
 pub mod cli;
 pub mod config;
@@ -7,6 +8,7 @@ pub mod data_dir;
 pub mod decoder;
 pub mod engine;
 pub mod log;
+pub mod mail;
 pub mod metrics;
 pub mod pipeline;
 pub mod readiness;

@@ -82,6 +82,7 @@ impl std::fmt::Debug for Metrics {
 }
 
 fn describe_other_crates_and_adapters() {
+    crate::mail::describe();
     sluse_actors::metrics::describe();
     sluse_actors::intake::metrics::describe();
     sluse_actors::partition::metrics::describe();

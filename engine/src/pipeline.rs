@@ -21,14 +21,16 @@ use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, Log, NetworkServer};
+use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, NetworkServer};
 use tokio::task::JoinHandle;
 
+use crate::callers::CallersSubscriber;
 use crate::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::readiness::NodeReadiness;
 use crate::send::{EgressPolicy, Senders};
@@ -65,6 +67,8 @@ pub enum BuildError {
     Source(#[from] crate::source::SourceError),
     #[error("{0}")]
     ChirpstackApi(#[from] crate::chirpstack_api::ConnectError),
+    #[error("mail: {0}")]
+    Mail(#[from] crate::mail::MailSetupError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -144,9 +148,17 @@ pub async fn build(
     );
     let gate = Arc::new(gate.await?);
 
+    // ── mail: what people are written ───────────────────────────────────────────────────────────────────────────────
+    let mailer: Arc<dyn Mailer> = match &config.mail {
+        Some(mail) => Arc::new(SmtpMailer::new(mail)?),
+        None => Arc::new(NoMailer),
+    };
+
     // ── administration reaches running actors ───────────────────────────────────────────────────────────────────────
     let reloader = Reloader::new(Arc::clone(store) as _).await?;
+    let callers = Arc::new(CallersEpoch::default());
     let reloader = reloader
+        .with(Arc::new(CallersSubscriber(Arc::clone(&callers))))
         .with(directory)
         .with(Arc::new(DecoderSubscriber(Arc::clone(&decoder) as _)))
         .with(Arc::new(devices.clone()))
@@ -185,6 +197,8 @@ pub async fn build(
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
             network: network.clone(),
+            mailer,
+            callers,
             render_metrics: render,
         },
     )?;
@@ -301,6 +315,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     let mut http = HttpConfig::new(config.http.listen, keys.jwt_secret.clone());
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
+    http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;

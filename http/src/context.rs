@@ -9,7 +9,7 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{Decoder, Intake, LiveTail, NetworkServer, Readiness};
+use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, NetworkServer, Readiness};
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::test_decoder::TestBench;
@@ -31,6 +31,9 @@ pub struct Ports {
     pub readiness: Arc<dyn Readiness>,
     /// ChirpStack's API; `None`: radio devices are rows alone.
     pub network: Option<Arc<dyn NetworkServer>>,
+    pub mailer: Arc<dyn Mailer>,
+    /// Raised when a change was heard of after which callers have to be looked up again.
+    pub callers: Arc<CallersEpoch>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -59,7 +62,7 @@ impl AppState {
     /// The state of a server that takes things in.
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
-            authenticator: Authenticator::new(&config),
+            authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),

@@ -10,7 +10,7 @@ use figment::value::{Num, Value};
 use super::meant::ConfigError;
 
 /// Names that stay, with the key that each sets.
-const NAMES: [(&str, &str); 20] = [
+const NAMES: &[(&str, &str)] = &[
     ("SLUSE_DATA_DIR", "data_dir"),
     ("SLUSE_NODE_ID", "node_id"),
     ("SLUSE_SECRET_KEY", "secret_key"),
@@ -18,6 +18,7 @@ const NAMES: [(&str, &str); 20] = [
     ("SLUSE_JWT_SECRET", "http.jwt_secret"),
     ("SLUSE_TRUSTED_PROXIES", "http.trusted_proxies"),
     ("FRONTEND_BASEURL", "http.frontend_base_url"),
+    ("JWT_EXPIRESIN", "http.token_lifetime"),
     ("BACKEND_BASEURL", "http.backend_base_url"),
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "log.kafka_brokers"),
@@ -29,6 +30,11 @@ const NAMES: [(&str, &str); 20] = [
     ("SLUSE_ALLOW_PRIVATE_TARGETS", "target.allow_private"),
     ("SLUSE_METRICS_LISTEN", "metrics.listen"),
     ("REDIS_URL", "redis.url"),
+    ("EMAIL_HOST", "mail.host"),
+    ("EMAIL_PORT", "mail.port"),
+    ("EMAIL_USER", "mail.user"),
+    ("EMAIL_PASS", "mail.password"),
+    ("EMAIL_FROM", "mail.from"),
     ("SLUSE_ADMIN_EMAIL", "admin.email"),
     ("SLUSE_ADMIN_PASSWORD", "admin.password"),
 ];

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
 use sluse_engine::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
+use sluse_engine::mail::NoMailer;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
@@ -172,6 +173,8 @@ impl Api {
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
             network: network.clone(),
+            mailer: Arc::new(NoMailer),
+            callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
