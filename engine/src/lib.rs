@@ -8,6 +8,7 @@ pub mod data_dir;
 pub mod decoder;
 pub mod engine;
 pub mod log;
+pub mod lorawan_jobs;
 pub mod mail;
 pub mod metrics;
 pub mod pipeline;

@@ -29,6 +29,7 @@ use crate::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::lorawan_jobs::LorawanJobs;
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
@@ -197,12 +198,15 @@ pub async fn build(
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
             network: network.clone(),
-            mailer,
+            mailer: Arc::clone(&mailer),
             callers,
             render_metrics: render,
         },
     )?;
     tasks.push(tokio::spawn(Arc::clone(store).keep_house()));
+    if let Some(network) = network {
+        tasks.extend(LorawanJobs { admin: PgAdminStore::new(store), network, mailer }.spawn(store));
+    }
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
 }
 

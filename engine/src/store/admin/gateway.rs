@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::Value;
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{GatewayId, OrganizationId};
@@ -165,6 +165,61 @@ impl PgAdminStore {
             )
             .await
             .map_err(pg)?;
+        Ok(())
+    }
+}
+
+/// What only the jobs need.
+impl PgAdminStore {
+    /// Those of these gateways that have no row.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn gateways_without_row(&self, ids: &[GatewayId]) -> Result<Vec<GatewayId>, AdminError> {
+        let texts: Vec<String> = ids.iter().map(ToString::to_string).collect();
+        let sql = "SELECT n.id FROM unnest($1::text[]) AS n(id) LEFT JOIN gateway g ON g.gateway_id = n.id WHERE g.id IS NULL";
+        let rows = self.client().await?.query(sql, &[&texts]).await.map_err(pg)?;
+        rows.iter().map(|row| id_of(row, "id")).collect()
+    }
+
+    /// Begins the history of gateways that have none: online when they were heard within 150 seconds.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn seed_gateway_states(&self) -> Result<(), AdminError> {
+        self.client()
+            .await?
+            .execute(
+                "INSERT INTO gateway_status_history (gateway_id, was_online, heard_at) \
+                 SELECT g.gateway_id, COALESCE(g.last_seen_at > now() - interval '150 seconds', false), now() FROM gateway g \
+                 WHERE NOT EXISTS (SELECT 1 FROM gateway_status_history h WHERE h.gateway_id = g.gateway_id) \
+                 ON CONFLICT DO NOTHING",
+                &[],
+            )
+            .await
+            .map_err(pg)?;
+        Ok(())
+    }
+
+    /// The day that a daily job was last done for.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn job_day(&self, name: &str) -> Result<Option<NaiveDate>, AdminError> {
+        let sql = "SELECT value FROM setting WHERE name = 'job_day.' || $1";
+        let row = self.client().await?.query_opt(sql, &[&name]).await.map_err(pg)?;
+        let text: Option<String> = row.map(|row| row.try_get(0)).transpose().map_err(pg)?;
+        Ok(text.and_then(|text| text.parse().ok()))
+    }
+
+    /// Remembers the day that a daily job was done for.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn set_job_day(&self, name: &str, day: NaiveDate) -> Result<(), AdminError> {
+        let sql = "INSERT INTO setting (name, value) VALUES ('job_day.' || $1, $2) \
+                   ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+        self.client().await?.execute(sql, &[&name, &day.to_string()]).await.map_err(pg)?;
         Ok(())
     }
 }
