@@ -23,6 +23,8 @@ pub const CHIRPSTACK_CALL_SECONDS: &str = "sluse_chirpstack_call_seconds";
 pub const CHIRPSTACK_TASKS: &str = "sluse_chirpstack_tasks";
 /// Age of the oldest of them, seconds.
 pub const CHIRPSTACK_TASK_AGE_SECONDS: &str = "sluse_chirpstack_oldest_task_age_seconds";
+/// Runs of jobs that one node does at a time, on this node, by `job` and `outcome` (`done`, `failed`).
+pub const CLUSTER_JOB_RUNS_TOTAL: &str = "sluse_cluster_job_runs_total";
 /// 1 while Sluse runs, with its `version`.
 pub const BUILD_INFO: &str = "sluse_build_info";
 
@@ -109,6 +111,7 @@ fn describe() {
     );
     describe_gauge!(CHIRPSTACK_TASKS, Unit::Count, "objects that may not stand in ChirpStack as they stand here");
     describe_gauge!(CHIRPSTACK_TASK_AGE_SECONDS, Unit::Seconds, "age of the oldest of them");
+    describe_counter!(CLUSTER_JOB_RUNS_TOTAL, Unit::Count, "runs of jobs that one node does at a time, on this node");
     describe_gauge!(BUILD_INFO, Unit::Count, "1, with the version of sluse");
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Reading order: [`scenario`] (what is played), [`city`] (a run from beginning to end), [`fleet`], [`payloads`],
 //! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`],
-//! [`oracle`] and [`verdict`] (the judgement), [`report`] and [`meter`] (what is shown), [`admin_api`] and [`engine_process`].
+//! [`oracle`] and [`verdict`] (the judgement), [`faults`] and [`recovery`] (what breaks, and for how long it shows), [`report`] and
+//! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`] and [`servers`] (what it all runs on).
 //!
 //! Exit code: 0 when every promise was kept, 1 when one was broken or the run could not be made.
 
@@ -15,6 +16,7 @@ mod clock;
 mod drive_http;
 mod drive_mqtt;
 mod engine_process;
+mod faults;
 mod fleet;
 mod generator;
 mod home;
@@ -22,9 +24,12 @@ mod meter;
 mod oracle;
 mod payloads;
 mod receivers;
+mod recovery;
 mod report;
 mod scenario;
+mod servers;
 mod verdict;
+mod world;
 
 use std::process::ExitCode;
 

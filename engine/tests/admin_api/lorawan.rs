@@ -73,7 +73,8 @@ async fn without_a_network_server_lists_are_empty_writes_say_so_and_radio_device
     let body = json!({"internalOrganizationId": tenant.organization, "deviceProfile": profile("A")});
     assert_eq!(post(&api, &tenant, "/chirpstack/device-profiles", body).await.0, 400);
     let device = device_of(&api, &tenant, otaa(&tenant, "00000000-0000-4000-8000-000000000000", EUI)).await;
-    let (status, _) = post(&api, &tenant, &format!("/iot-device/{device}/downlink"), json!({"data": "01", "port": 1})).await;
+    let (status, _) =
+        post(&api, &tenant, &format!("/iot-device/{device}/downlink"), json!({"data": "01", "port": 1})).await;
     assert_eq!(status, 400);
     assert_eq!(api.get(&format!("/iot-device/stats/{device}")).await, (200, json!([])));
     assert_eq!(api.number("SELECT count(*) FROM network_server_task").await, 0);
@@ -209,7 +210,10 @@ async fn another_tenants_gateways_profiles_and_groups_are_neither_seen_nor_taken
     assert_eq!(as_other("GET", path.clone(), None).await.0, 403);
     assert_eq!(as_other("PUT", path.clone(), Some(json!({"id": made["id"], "name": "x"}))).await.0, 403);
     assert_eq!(as_other("DELETE", path.clone(), None).await.0, 403);
-    assert_eq!(as_other("POST", format!("{path}/downlink-multicast"), Some(json!({"data": "01", "port": 1}))).await.0, 403);
+    assert_eq!(
+        as_other("POST", format!("{path}/downlink-multicast"), Some(json!({"data": "01", "port": 1}))).await.0,
+        403
+    );
     assert_eq!(as_other("GET", "/multicast".into(), None).await.1["count"], 0);
     let of_own = format!("/multicast?applicationId={}", own.application);
     assert_eq!(as_other("GET", of_own, None).await.0, 401);
@@ -243,7 +247,10 @@ async fn profiles_have_distinct_names_stay_while_they_are_used_and_are_listed_wi
     let path = format!("/chirpstack/device-profiles/{id}");
     let (status, shown) = api.get(&path).await;
     assert_eq!((status, &shown["deviceProfile"]["macVersion"]), (200, &json!(3)));
-    assert_eq!((&shown["deviceProfile"]["rfRegion"], &shown["deviceProfile"]["tagsMap"]), (&json!("EU868"), &json!([])));
+    assert_eq!(
+        (&shown["deviceProfile"]["rfRegion"], &shown["deviceProfile"]["tagsMap"]),
+        (&json!("EU868"), &json!([]))
+    );
     chirpstack.world().profiles.get_mut(&id).unwrap().payload_codec_script = "function decodeUplink() {}".into();
     let change = json!({"deviceProfile": profile("Class A, slow")});
     let (status, body) = api.call("PUT", &path, Some(&tenant.token), Some(change)).await;
@@ -348,7 +355,8 @@ async fn an_eui_is_registered_once_whoever_has_it() {
     let other = api.tenant("Odense", &ROLES).await;
     let other_profile = profile_of(&api, &other).await;
     device_of(&api, &tenant, otaa(&tenant, &profile_id, EUI)).await;
-    let in_use = |answer: (u16, Value)| assert_eq!(answer, (400, json!({"message": "MESSAGE.ID-INVALID-OR-ALREADY-IN-USE"})));
+    let in_use =
+        |answer: (u16, Value)| assert_eq!(answer, (400, json!({"message": "MESSAGE.ID-INVALID-OR-ALREADY-IN-USE"})));
     in_use(post(&api, &tenant, "/iot-device", otaa(&tenant, &profile_id, &EUI.to_uppercase())).await);
     in_use(post(&api, &other, "/iot-device", otaa(&other, &other_profile, EUI)).await);
     assert_eq!(chirpstack.world().devices[EUI].device_profile_id, profile_id, "nothing of it was changed");

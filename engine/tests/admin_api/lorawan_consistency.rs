@@ -108,7 +108,8 @@ async fn a_crash_between_the_two_is_mended_by_the_row_that_is_there() {
     // What somebody else made in ChirpStack is not ours to delete, whatever a note says.
     let foreign = "a81758fffe0000ff";
     chirpstack.world().devices.insert(foreign.into(), api::Device { dev_eui: foreign.into(), ..Default::default() });
-    sql(&api, &format!("INSERT INTO network_server_task (kind, key, due_at) VALUES ('device', '{foreign}', now())")).await;
+    sql(&api, &format!("INSERT INTO network_server_task (kind, key, due_at) VALUES ('device', '{foreign}', now())"))
+        .await;
     assert_eq!(align_all(&api).await, 1);
     assert!(chirpstack.world().devices.contains_key(foreign));
 }

@@ -125,4 +125,3 @@ macro_rules! multicast_group_service_refuses {
     };
 }
 pub(super) use multicast_group_service_refuses;
-
