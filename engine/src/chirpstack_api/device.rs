@@ -9,9 +9,7 @@ use chirpstack_api::api::{
 use chirpstack_api::common::Aggregation;
 use chrono::{NaiveDate, Utc};
 use sluse_schema::id::DevEui;
-use sluse_schema::port::network_server::{
-    Answer, DeviceStatus, KnownDevice, LinkDay, NetworkDevice, NetworkServerError, Session,
-};
+use sluse_schema::port::network_server::{Answer, DeviceStatus, KnownDevice, LinkDay, NetworkDevice, Session};
 use sluse_schema::secret::Secret;
 
 use super::{ChirpstackApi, convert, found, gone, metric};
@@ -102,16 +100,14 @@ impl ChirpstackApi {
             app_key: key.reveal().to_owned(),
             gen_app_key: "00000000000000000000000000000000".to_owned(),
         };
-        let request = CreateDeviceKeysRequest { device_keys: Some(keys()) };
-        let mut client = self.devices();
-        let made = self.call("create_keys", request, |r| async move { client.create_keys(r).await }).await;
-        if made != Err(NetworkServerError::AlreadyExists) {
-            return made;
-        }
         let request = GetDeviceKeysRequest { dev_eui: dev_eui.to_string() };
         let mut client = self.devices();
-        let got = self.call("get_keys", request, |r| async move { client.get_keys(r).await }).await?;
-        let known = got.device_keys.unwrap_or_default();
+        let known = found(self.call("get_keys", request, |r| async move { client.get_keys(r).await }).await)?;
+        let Some(known) = known.map(|got| got.device_keys.unwrap_or_default()) else {
+            let request = CreateDeviceKeysRequest { device_keys: Some(keys()) };
+            let mut client = self.devices();
+            return self.call("create_keys", request, |r| async move { client.create_keys(r).await }).await;
+        };
         if known.nwk_key.eq_ignore_ascii_case(key.reveal()) {
             return Ok(());
         }

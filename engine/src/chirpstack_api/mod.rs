@@ -261,8 +261,8 @@ impl NetworkServer for ChirpstackApi {
     async fn delete_multicast(&self, id: &str) -> Answer<()> {
         self.multicast_deleted(id).await
     }
-    async fn multicast_devices(&self, id: &str) -> Answer<Vec<DevEui>> {
-        self.multicast_devices_read(id).await
+    async fn multicast_devices(&self, id: &str, application: &str) -> Answer<Vec<DevEui>> {
+        self.multicast_devices_read(id, application).await
     }
     async fn add_to_multicast(&self, id: &str, dev_eui: DevEui) -> Answer<()> {
         self.multicast_entered(id, dev_eui).await

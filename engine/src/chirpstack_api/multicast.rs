@@ -58,7 +58,7 @@ impl ChirpstackApi {
         gone(self.call("delete_multicast", request, |r| async move { client.delete(r).await }).await)
     }
 
-    pub(super) async fn multicast_devices_read(&self, id: &str) -> Answer<Vec<DevEui>> {
+    pub(super) async fn multicast_devices_read(&self, id: &str, application: &str) -> Answer<Vec<DevEui>> {
         let mut known: Vec<DevEui> = Vec::new();
         loop {
             let offset = u32::try_from(known.len()).unwrap_or(u32::MAX);
@@ -66,6 +66,7 @@ impl ChirpstackApi {
                 limit: PAGE_ROWS,
                 offset,
                 multicast_group_id: id.to_owned(),
+                application_id: application.to_owned(),
                 ..Default::default()
             };
             let mut client = DeviceServiceClient::new(self.channel());

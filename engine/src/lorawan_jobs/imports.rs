@@ -62,10 +62,8 @@ impl LorawanJobs {
             let organization = self.organization_of(&found.tags).await?;
             let resource = organization.map_or(Resource::Platform, Resource::OrganizationGateways);
             let fields = fields_of(found);
-            let made = self
-                .admin
-                .create_gateway(&permit(resource)?, &ChangedBy::system(), id, organization, &fields)
-                .await;
+            let made =
+                self.admin.create_gateway(&permit(resource)?, &ChangedBy::system(), id, organization, &fields).await;
             match made {
                 Ok(_) => tracing::info!(gateway = %id, ?organization, "a gateway of chirpstack's got its row"),
                 Err(AdminError::Taken(_)) => {}
@@ -88,7 +86,9 @@ impl LorawanJobs {
             let resource = organization.map_or(Resource::Platform, Resource::Organization);
             let new = FoundProfile { network_id: profile.id.clone(), organization, name: found.name };
             match self.admin.create_profile(&permit(resource)?, &ChangedBy::system(), &new).await {
-                Ok(_) => tracing::info!(profile = profile.id, ?organization, "a device profile of chirpstack's got its row"),
+                Ok(_) => {
+                    tracing::info!(profile = profile.id, ?organization, "a device profile of chirpstack's got its row")
+                }
                 Err(AdminError::Taken(_)) => {
                     tracing::warn!(
                         profile = profile.id,

@@ -33,6 +33,7 @@ use crate::validate::{Form, Rule};
 type State = web::Data<AppState>;
 
 const LIMIT_DEFAULT: i64 = 50;
+const NAME_CHARS_MAX: usize = 1024;
 /// LoRaWAN 1.1.0.
 const MAC_VERSION_MAX: i64 = 5;
 /// RP002-1.0.5 in ChirpStack; the web client knows up to 4.
@@ -74,8 +75,12 @@ fn read_profile(form: &mut Form<'_>, before: Option<&NetworkProfile>) -> Option<
     };
     let flag = |form: &mut Form<'_>, name: &str, before: bool| form.boolean_opt(name).unwrap_or(before);
     let old = before.cloned().unwrap_or_else(empty);
-    let is_name = |text: &str| !text.trim().is_empty();
-    let name = inner.text("name", &[Rule::Length(1, 1024), Rule::Custom("isNotBlank", "", is_name)]);
+    let name = inner.text("name", &[]);
+    if name.trim().is_empty() {
+        inner.fail("name", "isLength", "name must be longer than or equal to 1 characters");
+    } else if name.chars().count() > NAME_CHARS_MAX {
+        inner.fail("name", "isLength", format!("name must be shorter than or equal to {NAME_CHARS_MAX} characters"));
+    }
     let mac_version = inner.int("macVersion", Some(0), Some(MAC_VERSION_MAX));
     let revision = inner.int("regParamsRevision", Some(0), Some(REVISION_MAX));
     let adr_algorithm = match inner.text_opt("adrAlgorithmID", &[Rule::Max(100)]) {

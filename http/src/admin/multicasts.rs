@@ -213,7 +213,7 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
         let id = server.create_multicast(&group).await.map_err(refusal)?;
         let task = admin.note_network_task(NetworkObject::Multicast, &id, DUE_IN_S).await?;
         let wanted: Vec<_> = devices.iter().filter_map(|device| device.fields.dev_eui).collect();
-        if let Err(error) = push_members(server, &id, &wanted).await {
+        if let Err(error) = push_members(server, &id, &group.application, &wanted).await {
             network::settle(admin, server, &task).await;
             return Err(refusal(error));
         }
@@ -321,7 +321,7 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
             }
         };
         let wanted: Vec<_> = devices.iter().filter_map(|device| device.fields.dev_eui).collect();
-        if let Err(error) = push_members(server, &group_id, &wanted).await {
+        if let Err(error) = push_members(server, &group_id, &group.application, &wanted).await {
             network::settle(admin, server, &task).await;
             return Err(refusal(error));
         }

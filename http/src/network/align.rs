@@ -192,10 +192,10 @@ async fn align_multicast(
     };
     let application = admin.applications_by_id(&[row.fields.application]).await?.pop();
     let Some(application) = application.and_then(|application| application.chirpstack_id) else { return Ok(()) };
-    network.update_multicast(&task.key, &network_multicast(&row.fields, application)).await?;
+    network.update_multicast(&task.key, &network_multicast(&row.fields, application.clone())).await?;
     let devices = admin.devices_by_id(&row.devices).await?;
     let wanted: Vec<DevEui> = devices.iter().filter_map(|device| device.fields.dev_eui).collect();
-    push_members(network, &task.key, &wanted).await?;
+    push_members(network, &task.key, &application, &wanted).await?;
     Ok(())
 }
 
@@ -203,9 +203,10 @@ async fn align_multicast(
 pub async fn push_members(
     network: &dyn NetworkServer,
     group: &str,
+    application: &str,
     wanted: &[DevEui],
 ) -> Result<(), NetworkServerError> {
-    let current = network.multicast_devices(group).await?;
+    let current = network.multicast_devices(group, application).await?;
     for gone in current.iter().filter(|dev_eui| !wanted.contains(dev_eui)) {
         network.remove_from_multicast(group, *gone).await?;
     }

@@ -233,7 +233,8 @@ pub trait NetworkServer: Debug + Send + Sync + 'static {
     async fn create_multicast(&self, group: &NetworkMulticast) -> Answer<String>;
     async fn update_multicast(&self, id: &str, group: &NetworkMulticast) -> Answer<()>;
     async fn delete_multicast(&self, id: &str) -> Answer<()>;
-    async fn multicast_devices(&self, id: &str) -> Answer<Vec<DevEui>>;
+    /// The members of a group of this application.
+    async fn multicast_devices(&self, id: &str, application: &str) -> Answer<Vec<DevEui>>;
     async fn add_to_multicast(&self, id: &str, dev_eui: DevEui) -> Answer<()>;
     async fn remove_from_multicast(&self, id: &str, dev_eui: DevEui) -> Answer<()>;
     /// Queues a downlink for the group and returns its frame counter.

@@ -75,7 +75,7 @@ impl ProfileStore for PgAdminStore {
             .client()
             .await?
             .query_one(
-                "SELECT EXISTS (SELECT 1 FROM device_profile WHERE COALESCE(organization_id, 0) = COALESCE($1, 0) \
+                "SELECT EXISTS (SELECT 1 FROM device_profile WHERE COALESCE(organization_id, 0) = COALESCE($1::bigint, 0) \
                  AND lower(name) = lower($2) AND chirpstack_id IS DISTINCT FROM $3)",
                 &[&organization.map(|o| o.0), &name, &except],
             )

@@ -149,6 +149,9 @@ impl DeviceService for Service {
         };
         delete(api::DeleteDeviceRequest) -> () = |world, message| world.forget_device(&message.dev_eui);
         list(api::ListDevicesRequest) -> api::ListDevicesResponse = |world, message| {
+            if Uuid::parse_str(&message.application_id).is_err() {
+                return Err(Status::internal("invalid length: found 0"));
+            }
             let members = &world.group(&message.multicast_group_id)?.devices;
             let result: Vec<_> = members
                 .iter()
@@ -162,7 +165,7 @@ impl DeviceService for Service {
                 return Err(missing(&keys.dev_eui));
             }
             if world.keys.contains_key(&keys.dev_eui) {
-                return Err(taken(&keys.dev_eui));
+                return Err(Status::internal("duplicate key value violates unique constraint \"device_keys_pkey\""));
             }
             world.keys.insert(keys.dev_eui.clone(), keys);
             Ok(())
