@@ -29,13 +29,16 @@ use crate::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::identity::Identities;
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::lorawan_jobs::LorawanJobs;
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
+use crate::sigfox::SigfoxClient;
 use crate::source::{ChirpstackConfig, ChirpstackSource};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
@@ -68,6 +71,8 @@ pub enum BuildError {
     Source(#[from] crate::source::SourceError),
     #[error("{0}")]
     ChirpstackApi(#[from] crate::chirpstack_api::ConnectError),
+    #[error("SLUSE_SIGFOX_API_URL: {0}")]
+    Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("mail: {0}")]
     Mail(#[from] crate::mail::MailSetupError),
     #[error("HTTP: {0}")]
@@ -120,7 +125,7 @@ pub async fn build(
     let target_ports = TargetPorts {
         log: Arc::clone(&log) as Arc<dyn Log>,
         store: Arc::clone(store) as _,
-        senders,
+        senders: Arc::clone(&senders) as _,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -192,6 +197,9 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            identities: Arc::new(Identities::new(store)),
+            sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
+            probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log) as _,
@@ -321,6 +329,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
+    http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http.stats_days = config.chirpstack.stats_days;

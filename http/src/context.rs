@@ -9,9 +9,12 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{CallersEpoch, Decoder, Intake, LiveTail, Mailer, NetworkServer, Readiness};
+use sluse_schema::port::{
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, NetworkServer, Readiness, SigfoxApi, TargetProbe,
+};
 
 use crate::admin::live_tail::Watchers;
+use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
@@ -31,6 +34,9 @@ pub struct Ports {
     pub readiness: Arc<dyn Readiness>,
     /// ChirpStack's API; `None`: radio devices are rows alone.
     pub network: Option<Arc<dyn NetworkServer>>,
+    pub identities: Arc<dyn DeviceIdentities>,
+    pub sigfox: Arc<dyn SigfoxApi>,
+    pub probe: Arc<dyn TargetProbe>,
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
@@ -55,6 +61,7 @@ pub struct AppState {
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
+    pub shares: Shares,
     is_intake_stopped: AtomicBool,
 }
 
@@ -68,6 +75,7 @@ impl AppState {
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),
+            shares: Shares::default(),
             is_intake_stopped: AtomicBool::new(false),
             config,
             ports,

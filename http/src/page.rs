@@ -69,6 +69,20 @@ impl Query {
         }
     }
 
+    /// An integer that must be there.
+    ///
+    /// # Errors
+    /// 400 in the words of the reference's parser of integers.
+    pub fn required_int(&self, name: &str) -> ApiResult<i64> {
+        let text = self.raw(name).unwrap_or_default();
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(ApiError::bad_request("Validation failed (numeric string is expected)"));
+        }
+        // Beyond every number that means something here.
+        Ok(text.parse().unwrap_or(i64::MAX))
+    }
+
     /// `true` only for the text `true`.
     pub fn flag(&self, name: &str) -> bool {
         self.text(name) == Some("true")

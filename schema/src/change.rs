@@ -16,6 +16,9 @@ pub enum ChangedEntity {
     Permission,
     User,
     ApiKey,
+    SigfoxGroup,
+    /// A row at Sigfox, not here.
+    SigfoxDeviceType,
     /// A rewind or a replay of dead letters was asked for.
     TargetRequest,
     Gateway,
@@ -26,7 +29,7 @@ pub enum ChangedEntity {
 }
 
 impl ChangedEntity {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 17] = [
         Self::Organization,
         Self::Application,
         Self::Device,
@@ -37,6 +40,8 @@ impl ChangedEntity {
         Self::Permission,
         Self::User,
         Self::ApiKey,
+        Self::SigfoxGroup,
+        Self::SigfoxDeviceType,
         Self::TargetRequest,
         Self::Gateway,
         Self::DeviceProfile,
@@ -57,6 +62,8 @@ impl ChangedEntity {
             Self::Permission => "permission",
             Self::User => "user",
             Self::ApiKey => "api_key",
+            Self::SigfoxGroup => "sigfox_group",
+            Self::SigfoxDeviceType => "sigfox_device_type",
             Self::TargetRequest => "target_request",
             Self::Gateway => "gateway",
             Self::DeviceProfile => "device_profile",

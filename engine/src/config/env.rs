@@ -26,6 +26,8 @@ const NAMES: &[(&str, &str)] = &[
     ("CHIRPSTACK_API_URL", "chirpstack.api_url"),
     ("CHIRPSTACK_API_KEY", "chirpstack.api_key"),
     ("DEVICE_STATS_INTERVAL_IN_DAYS", "chirpstack.stats_days"),
+    ("SLUSE_SIGFOX_API_URL", "sigfox.api_url"),
+    ("MQTT_BROKER_HOSTNAME", "mqtt_broker.hostname"),
     ("METADATA_SAVED_COUNT", "device.window_length"),
     ("SLUSE_ALLOW_PRIVATE_TARGETS", "target.allow_private"),
     ("SLUSE_METRICS_LISTEN", "metrics.listen"),

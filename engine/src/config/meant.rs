@@ -75,6 +75,10 @@ pub struct Config {
     pub database: DatabaseConfig,
     pub log: LogConfig,
     pub chirpstack: ChirpstackConfig,
+    /// Where Sigfox's REST API is.
+    pub sigfox_api_url: String,
+    /// The host of our own MQTT broker, as devices are told.
+    pub mqtt_broker_hostname: String,
     pub device: DeviceConfig,
     pub decoder: DecoderConfig,
     pub target: TargetConfig,
@@ -285,6 +289,8 @@ impl Config {
                 receive_maximum: at_least("chirpstack.receive_maximum", said.chirpstack.receive_maximum, 1)?,
                 stats_days: at_least("chirpstack.stats_days", said.chirpstack.stats_days, 1)?.min(366),
             },
+            sigfox_api_url: said.sigfox.api_url,
+            mqtt_broker_hostname: said.mqtt_broker.hostname,
             device: DeviceConfig {
                 window_length: at_least("device.window_length", said.device.window_length, 1)?,
                 window_age: (said.device.window_seconds > 0).then(|| Duration::from_secs(said.device.window_seconds)),

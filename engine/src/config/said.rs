@@ -44,6 +44,8 @@ section! {
         database: DatabaseSaid = DatabaseSaid::default(),
         log: LogSaid = LogSaid::default(),
         chirpstack: ChirpstackSaid = ChirpstackSaid::default(),
+        sigfox: SigfoxSaid = SigfoxSaid::default(),
+        mqtt_broker: MqttBrokerSaid = MqttBrokerSaid::default(),
         device: DeviceSaid = DeviceSaid::default(),
         decoder: DecoderSaid = DecoderSaid::default(),
         target: TargetSaid = TargetSaid::default(),
@@ -94,6 +96,18 @@ section! {
         ca_certificates: String = String::new(),
         receive_maximum: u16 = 4096,
         stats_days: u32 = 29,
+    }
+}
+section! {
+    /// `[sigfox]`
+    SigfoxSaid {
+        api_url: String = "https://api.sigfox.com/v2".to_owned(),
+    }
+}
+section! {
+    /// `[mqtt_broker]`
+    MqttBrokerSaid {
+        hostname: String = "localhost".to_owned(),
     }
 }
 section! {

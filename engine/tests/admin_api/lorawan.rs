@@ -52,6 +52,17 @@ fn gateway(name: &str) -> Value {
            "location": {"latitude": 56.15, "longitude": 10.2, "altitude": 30}, "tagsString": "{\"owner\":\"town\"}"})
 }
 
+/// A user who may only read the tenant's application.
+async fn reader_of(api: &Api, tenant: &Tenant) -> String {
+    let group = json!({"levels": [{"type": "Read"}], "name": "readers", "organizationId": tenant.organization,
+                       "userIds": [], "applicationIds": [tenant.application]});
+    let group = api.made("/permission", group).await["id"].clone();
+    let user = json!({"name": "Rita", "email": "rita@example.org", "password": "Sesame-11", "active": true,
+                      "permissionIds": [group]});
+    api.made("/user", user).await;
+    api.log_in("rita@example.org", "Sesame-11").await
+}
+
 async fn start() -> (Api, FakeChirpstack, Tenant) {
     let (api, chirpstack) = Api::start_with_network().await;
     let tenant = api.tenant("Aarhus", &ROLES).await;
@@ -145,6 +156,11 @@ async fn gateways_are_ordered_by_an_allowed_column_and_by_nothing_else() {
     }
     let (_, map) = api.get("/chirpstack/gateway/getAllForMaps").await;
     assert_eq!(map["totalCount"], 3);
+    let (_, found) = api.get("/search?q=0016C001F1500001&limit=10&offset=0").await;
+    assert_eq!((&found["count"], &found["data"][0]["id"]), (&json!(1), &json!("0016c001f1500001")), "{found}");
+    let other = api.tenant("Odense", &ROLES).await;
+    let (_, found) = api.call("GET", "/search?q=0016c001f&limit=10&offset=0", Some(&other.token), None).await;
+    assert_eq!(found["count"], 0, "another tenant's");
 }
 
 /// 9.2: gateways and their status, profiles and multicast of another tenant.
@@ -292,7 +308,13 @@ async fn a_device_is_registered_with_its_key_shown_as_chirpstack_knows_it_and_de
     let (_, shown) = api.get(&path).await;
     let settings = &shown["lorawanSettings"];
     assert_eq!((&settings["isDisabled"], &settings["deviceStatusBattery"]), (&json!(true), &json!(78.5)));
-    assert_eq!((&settings["deviceStatusMargin"], &settings["OTAAapplicationKey"]), (&json!(9), &json!(MASK)));
+    assert_eq!((&settings["deviceStatusMargin"], &settings["OTAAapplicationKey"]), (&json!(9), &json!(OTAA_KEY)));
+    let reveals = "SELECT count(*) FROM change_log WHERE action = 'REVEAL' AND entity = 'device'";
+    assert_eq!(api.number(reveals).await, 1, "whoever may change it sees the key, and that is noted");
+    let reader = reader_of(&api, &tenant).await;
+    let (_, shown_to_reader) = api.call("GET", &path, Some(&reader), None).await;
+    assert_eq!(shown_to_reader["lorawanSettings"]["OTAAapplicationKey"], MASK);
+    assert_eq!(shown_to_reader["OTAAapplicationKey"], MASK);
     assert_eq!((&shown["deviceProfileName"], &shown["deviceEUI"]), (&json!("Class A"), &json!("A81758FFFE000001")));
     assert!(shown["chirpstackApplicationId"].is_string());
     chirpstack.world().is_away = true;
@@ -338,7 +360,7 @@ async fn a_session_is_set_once_and_not_again_by_a_form_that_comes_back() {
     change["lorawanSettings"]["fCntUp"] = json!(998);
     change["lorawanSettings"]["nFCntDown"] = json!(20);
     for name in ["networkSessionKey", "applicationSessionKey"] {
-        assert_eq!(shown["lorawanSettings"][name], MASK);
+        assert_eq!(shown["lorawanSettings"][name], OTAA_KEY);
         change["lorawanSettings"][name] = json!(MASK);
     }
     assert_eq!(api.call("PUT", &path, Some(&tenant.token), Some(change.clone())).await.0, 200);
@@ -469,7 +491,10 @@ async fn a_multicast_group_follows_its_devices_and_sends_one_message_at_a_time()
     let (status, changed) = api.call("PUT", &path, Some(&tenant.token), Some(change.clone())).await;
     assert_eq!(status, 200, "{changed}");
     let network_id = changed["lorawanMulticastDefinition"]["chirpstackGroupId"].as_str().unwrap().to_owned();
-    assert_eq!(changed["lorawanMulticastDefinition"]["networkSessionKey"], MASK);
+    assert_eq!(changed["lorawanMulticastDefinition"]["networkSessionKey"], OTAA_KEY);
+    let reader = reader_of(&api, &tenant).await;
+    let (status, shown) = api.call("GET", &path, Some(&reader), None).await;
+    assert_eq!((status, &shown["lorawanMulticastDefinition"]["networkSessionKey"]), (200, &json!(MASK)));
     {
         let world = chirpstack.world();
         let group = &world.groups[&network_id];
@@ -489,6 +514,7 @@ async fn a_multicast_group_follows_its_devices_and_sends_one_message_at_a_time()
     }
     let (_, list) = api.get(&format!("/multicast?applicationId={}&orderOn=groupName", tenant.application)).await;
     assert_eq!((&list["count"], &list["data"][0]["groupName"]), (&json!(1), &json!("valves")));
+    assert_eq!(list["data"][0]["lorawanMulticastDefinition"]["networkSessionKey"], MASK);
     let leak = format!(
         "SELECT count(*) FROM change_log WHERE COALESCE(before::text, '') || COALESCE(after::text, '') LIKE '%{OTAA_KEY}%'"
     );

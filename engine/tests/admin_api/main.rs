@@ -2,6 +2,7 @@
 //! send, and what a server bears. `serve` runs it for the recorded exchanges: `SLUSE_TEST_SERVE=127.0.0.1:3999,60`.
 
 mod fixture;
+mod fuzz;
 mod ingest;
 mod inspection;
 mod isolation;
@@ -9,7 +10,9 @@ mod lorawan;
 mod lorawan_consistency;
 mod network_server;
 mod registry;
+mod silence;
 mod tenants;
+mod walk;
 
 use fixture::{ADMIN_EMAIL, Api};
 use serde_json::json;

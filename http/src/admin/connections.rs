@@ -17,9 +17,10 @@ use sluse_schema::port::admin::device::DeviceRow;
 use sluse_schema::port::admin::target::TargetRow;
 use sluse_schema::port::admin::{AdminError, AdminStore, Page};
 
-use super::access::{InApplication, Referred, may_write};
+use super::access::{InApplication, Referred};
+use super::mask::Secrets;
 use super::{decoders, device_shape, targets, view};
-use crate::authz::{ApplicationAdmin, Caller, Reader, Rule};
+use crate::authz::{ApplicationAdmin, Caller, Reader};
 use crate::config::PAGE_LIMIT_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -84,8 +85,7 @@ impl Parts {
     }
 
     /// One connection with all that it joins. Devices come newest first.
-    fn shown<R: Rule>(&self, caller: &Caller<R>, row: &ConnectionRow) -> Value {
-        let may_change = may_write(&caller.principal, row.resource());
+    fn shown(&self, row: &ConnectionRow) -> Value {
         let devices: Vec<Value> = row
             .fields
             .devices
@@ -95,7 +95,7 @@ impl Parts {
             // One that left meanwhile belongs to whoever it went to.
             .filter(|device| device.fields.application == row.application)
             .map(|device| {
-                let mut shown = device_shape::device(device, may_change);
+                let mut shown = device_shape::device(device);
                 shown["application"] = self.referred.application(device.fields.application);
                 shown
             })
@@ -105,22 +105,22 @@ impl Parts {
         let fields = json!({
             "iotDevices": devices,
             "payloadDecoder": decoder.map(|row| decoders::decoder_detail(row, &self.referred)),
-            "dataTarget": target.map(|row| targets::target_detail(row, &self.referred)),
+            "dataTarget": target.map(|row| targets::target_detail(row, &self.referred, Secrets::Masked)),
         });
         view::base(row.id.0, &row.stamps, fields)
     }
 }
 
-async fn detail<R: Rule>(caller: &Caller<R>, admin: &dyn AdminStore, row: &ConnectionRow) -> ApiResult<Value> {
+async fn detail(admin: &dyn AdminStore, row: &ConnectionRow) -> ApiResult<Value> {
     let parts = Parts::load(admin, std::slice::from_ref(row)).await?;
-    Ok(view::with_authors(parts.shown(caller, row), &row.stamps))
+    Ok(view::with_authors(parts.shown(row), &row.stamps))
 }
 
 async fn page_of(caller: Caller<Reader>, state: State, filter: ConnectionFilter, page: Page) -> ApiResult {
     let admin = state.admin();
     let found = admin.connections(filter, &caller.principal.visible_applications(), &page).await?;
     let parts = Parts::load(admin, &found.rows).await?;
-    let rows = found.rows.iter().map(|row| parts.shown(&caller, row)).collect();
+    let rows = found.rows.iter().map(|row| parts.shown(row)).collect();
     Ok(listed(rows, found.num_all))
 }
 
@@ -183,7 +183,7 @@ async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId) -> ApiResu
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = one(state.admin(), id).await?;
     caller.read(row.resource())?;
-    Ok(ok(detail(&caller, state.admin(), &row).await?))
+    Ok(ok(detail(state.admin(), &row).await?))
 }
 
 async fn one(admin: &dyn AdminStore, id: PathId) -> ApiResult<ConnectionRow> {
@@ -251,7 +251,7 @@ async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) 
     let admin = state.admin();
     let (permit, fields) = read_body(&caller, admin, &body.0).await?;
     let row = admin.create_connection(&permit, &caller.changed_by, &fields).await?;
-    Ok(created(detail(&caller, admin, &row).await?))
+    Ok(created(detail(admin, &row).await?))
 }
 
 /// Changes a connection.
@@ -269,7 +269,7 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body
     let permit = caller.write(stored.resource())?;
     let (target_permit, fields) = read_body(&caller, admin, &body.0).await?;
     let row = admin.update_connection(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
-    Ok(ok(detail(&caller, admin, &row).await?))
+    Ok(ok(detail(admin, &row).await?))
 }
 
 /// Adds a device that was copied from one of this connection.
@@ -294,7 +294,7 @@ async fn append_device(caller: Caller<ApplicationAdmin>, state: State, id: PathI
         return Err(ApiError::bad_request(code::NOT_SAME_APPLICATION));
     }
     let row = admin.append_device(&permit, &caller.changed_by, stored.id, device).await?;
-    Ok(ok(detail(&caller, admin, &row).await?))
+    Ok(ok(detail(admin, &row).await?))
 }
 
 /// Removes a connection; what was accepted before is still delivered.

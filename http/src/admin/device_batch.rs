@@ -86,7 +86,7 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     for (item, input) in read {
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
         let outcome = match create_one(&caller, &state, input).await {
-            Ok(row) => shown(admin, &row, true).await,
+            Ok(row) => shown(admin, &row).await,
             Err(error) => Err(error),
         };
         results.push(result(item, outcome)?);
@@ -122,7 +122,7 @@ pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppStat
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
         let hide = input.clone();
         let outcome = match update_one(&caller, &state, row, input).await {
-            Ok(row) => shown(admin, &row, true).await.map(|mut answer| {
+            Ok(row) => shown(admin, &row).await.map(|mut answer| {
                 hide.hide_unsent(&mut answer);
                 answer
             }),

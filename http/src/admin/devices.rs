@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
@@ -16,8 +17,10 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
+use super::device_shape::OTAA_KEY;
 use super::lorawan_devices::{self, Writing};
-use super::{device_batch, device_csv, device_shape, downlinks, view};
+use super::mask::Secrets;
+use super::{device_batch, device_csv, device_remote, device_shape, downlinks, sigfox_downlink, view};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -91,9 +94,10 @@ pub async fn check_references(
 }
 
 /// A device as the answers to its creation and change show it.
-pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow, may_change: bool) -> ApiResult<Value> {
+pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
     let referred = Referred::load(admin, [row.fields.application], []).await?;
-    let mut shown = device_shape::device_with_authors(row, may_change);
+    // Only who may change it made or changed it.
+    let mut shown = device_shape::device_with_authors(row, Secrets::Clear);
     shown["application"] = referred.application(row.fields.application);
     shown["deviceModel"] = model_of(admin, row).await?;
     Ok(shown)
@@ -132,15 +136,21 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
     form.finish()?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let row = create_one(&caller, &state, input).await?;
-    Ok(uncached(created(shown(state.admin(), &row, true).await?)))
+    let mut answer = shown(state.admin(), &row).await?;
+    if let Some(sent) = row.fields.secrets.get(OTAA_KEY) {
+        // Whoever sent it is told what was stored.
+        answer[OTAA_KEY] = sent.reveal().into();
+    }
+    Ok(uncached(created(answer)))
 }
 
 /// Creates one device that was read without errors.
 pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: DeviceInput) -> ApiResult<DeviceRow> {
     let admin = state.admin();
     let resource = check_references(admin, input.application, input.device_model(None)).await?;
+    let organization = access::organization_of(&resource);
     let permit = caller.write(resource)?;
-    let fields = input.into_new(new_api_key);
+    let fields = device_remote::prepare(state, organization, None, input.into_new(new_api_key)).await?;
     match writing(state, &caller.changed_by, fields.kind) {
         Some(writing) => writing.create(&permit, fields).await,
         None => admin.create_device(&permit, &caller.changed_by, &fields).await.map_err(of_store),
@@ -173,7 +183,7 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let hide = input.clone();
     let row = update_one(&caller, &state, &stored, input).await?;
-    let mut answer = shown(admin, &row, true).await?;
+    let mut answer = shown(admin, &row).await?;
     hide.hide_unsent(&mut answer);
     Ok(uncached(ok(answer)))
 }
@@ -191,8 +201,10 @@ pub async fn update_one(
         return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
     }
     let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
+    let organization = access::organization_of(&resource);
     let target_permit = caller.write(resource)?;
     let fields = input.into_changed(&stored.fields);
+    let fields = device_remote::prepare(state, organization, Some(&stored.fields), fields).await?;
     if let Some(writing) = writing(state, &caller.changed_by, fields.kind) {
         return writing.update(&permit, &target_permit, stored, fields).await;
     }
@@ -213,12 +225,19 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     caller.read(row.resource())?;
     let device_state = admin.device_state(row.id).await?;
     let referred = Referred::load(admin, [row.fields.application], [row.organization]).await?;
-    let mut shown = device_shape::device_with_authors(&row, may_write(&caller.principal, row.resource()));
+    let secrets = match caller.write(row.resource()) {
+        Ok(permit) if device_shape::has_secrets(&row) => {
+            admin.record_reveal(&permit, &caller.changed_by, ChangedEntity::Device, &[row.id.0]).await?;
+            Secrets::Clear
+        }
+        _ => Secrets::Masked,
+    };
+    let mut shown = device_shape::device_with_authors(&row, secrets);
     let mut application = referred.application(row.fields.application);
     application["belongsTo"] = referred.organization(row.organization);
     shown["application"] = application;
     shown["deviceModel"] = model_of(admin, &row).await?;
-    if let Some((name, mut settings)) = device_shape::settings(&row) {
+    if let Some((name, mut settings)) = device_shape::settings(&row, secrets) {
         if row.fields.kind == DeviceType::Lorawan {
             lorawan_devices::enrich(&state, &row, device_state.as_ref(), &mut settings).await;
         }
@@ -315,7 +334,7 @@ async fn change_application(caller: Caller<Reader>, state: State, id: PathId, bo
             .await
             .map_err(of_store)?,
     };
-    Ok(ok(shown(admin, &row, true).await?))
+    Ok(ok(shown(admin, &row).await?))
 }
 
 const NUM_ROUTES_MAX: usize = 100;
@@ -380,7 +399,10 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     caller.read(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => Ok(ok(lorawan_devices::stats(&state, &row).await)),
-        DeviceType::Sigfox => Ok(ok(json!([]))),
+        DeviceType::Sigfox => {
+            let stored = state.admin().device_state(row.id).await?;
+            Ok(ok(sigfox_downlink::daily_signal(stored.as_ref().map_or(&[][..], |s| &s.transmissions))))
+        }
         _ => Ok(HttpResponse::Ok().finish()),
     }
 }
@@ -398,7 +420,7 @@ async fn waiting_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> 
     caller.read(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => downlinks::waiting(&state, &row).await,
-        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
 }
@@ -416,7 +438,7 @@ async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> Api
     caller.read(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => downlinks::sent(&state, &row).await,
-        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
 }
@@ -432,13 +454,16 @@ async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> Api
 #[post("/iot-device/{id}/downlink")]
 async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
-    let permit = caller.write(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan => downlinks::send(&state, &permit, &caller.changed_by, &row, &body.0).await,
-        DeviceType::Sigfox => {
-            Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "no network server is connected to send downlinks through"))
+        DeviceType::Lorawan => {
+            let permit = caller.write(row.resource())?;
+            downlinks::send(&state, &permit, &caller.changed_by, &row, &body.0).await
         }
-        _ => Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE)),
+        DeviceType::Sigfox => sigfox_downlink::set(&caller, &state, row, &body.0).await,
+        _ => {
+            caller.write(row.resource())?;
+            Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Multicast groups: `/multicast`. A group stands in ChirpStack once it has devices, all of its own application.
 //!
 //! Decided here, unlike the reference: of the device objects that a client sends, only the ids count; a change adds and removes
-//! devices in ChirpStack too; keys are masked.
+//! devices in ChirpStack too; keys are shown to whoever may change the group.
 
 use actix_web::http::StatusCode;
 use actix_web::web;
@@ -9,6 +9,7 @@ use actix_web::{delete, get, post, put};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DeviceId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::AdminError;
@@ -17,11 +18,11 @@ use sluse_schema::port::admin::lorawan::{MulticastFields, MulticastRow, NetworkO
 use sluse_schema::secret::Secret;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access::{self, Referred, may_write};
+use super::access::{self, Referred};
 use super::device_shape::{self, APPLICATION_SESSION_KEY, NETWORK_SESSION_KEY};
 use super::downlinks;
 use super::gateways::settle_deletion;
-use super::mask::{masked, means_keep, merged};
+use super::mask::{Secrets, means_keep, merged};
 use super::view;
 use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
 use crate::context::AppState;
@@ -52,12 +53,12 @@ fn resource(row: &MulticastRow) -> Resource {
 }
 
 /// A group as lists show it; the definition has the group's own id.
-fn shown(row: &MulticastRow, application: Value) -> Value {
+fn shown(row: &MulticastRow, application: Value, secrets: Secrets) -> Value {
     let fields = &row.fields;
     let definition = json!({
         "address": fields.address,
-        "networkSessionKey": masked(fields.secrets.get(NETWORK_SESSION_KEY)),
-        "applicationSessionKey": masked(fields.secrets.get(APPLICATION_SESSION_KEY)),
+        "networkSessionKey": secrets.shown(fields.secrets.get(NETWORK_SESSION_KEY)),
+        "applicationSessionKey": secrets.shown(fields.secrets.get(APPLICATION_SESSION_KEY)),
         "frameCounter": fields.frame_counter,
         "dataRate": fields.data_rate,
         "frequency": fields.frequency_hz,
@@ -73,17 +74,24 @@ fn shown(row: &MulticastRow, application: Value) -> Value {
     view::base(row.id, &row.stamps, fields)
 }
 
+/// A group with its devices. Whoever may change it sees its keys, which is noted.
 async fn detail<R: CallerRule>(caller: &Caller<R>, state: &AppState, row: &MulticastRow) -> ApiResult<Value> {
     let admin = state.admin();
     let referred = Referred::load(admin, [row.fields.application], []).await?;
-    let may_change = may_write(&caller.principal, resource(row));
+    let secrets = match caller.write(resource(row)) {
+        Ok(permit) => {
+            admin.record_reveal(&permit, &caller.changed_by, ChangedEntity::Multicast, &[row.id]).await?;
+            Secrets::Clear
+        }
+        Err(_) => Secrets::Masked,
+    };
     let devices = admin.devices_by_id(&row.devices).await?;
-    let mut group = view::with_authors(shown(row, referred.application(row.fields.application)), &row.stamps);
+    let mut group = view::with_authors(shown(row, referred.application(row.fields.application), secrets), &row.stamps);
     group["lorawanMulticastDefinition"] = view::with_authors(group["lorawanMulticastDefinition"].take(), &row.stamps);
     group["iotDevices"] = devices
         .iter()
         .map(|device| {
-            let mut shown = device_shape::device(device, may_change);
+            let mut shown = device_shape::device(device);
             shown["application"] = referred.application(device.fields.application);
             shown
         })
@@ -257,7 +265,7 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     }
     let found = admin.multicasts(&caller.principal.visible_applications(), application, &page).await?;
     let referred = Referred::load(admin, found.rows.iter().map(|row| row.fields.application), []).await?;
-    let rows = found.rows.iter().map(|row| shown(row, referred.application(row.fields.application))).collect();
+    let rows = found.rows.iter().map(|row| shown(row, referred.application(row.fields.application), Secrets::Masked)).collect();
     Ok(listed(rows, found.num_all))
 }
 

@@ -1,25 +1,27 @@
 //! Data targets: `/data-target`, and what they logged: `/datatarget-log`.
 //!
 //! Besides the reference: `ratePerSecond`, `maxInFlight`, `maxAgeSeconds`, `caCertificates` (PEM). How a target stands is
-//! [`super::target_state`]'s.
+//! [`super::target_state`]'s. Secrets are shown in clear to whoever may change the target, in answers about that one target; readers
+//! and lists see a mask.
 
 use actix_web::http::StatusCode;
 use actix_web::web;
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
-use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId, TargetId};
+use sluse_schema::change::ChangedEntity;
+use sluse_schema::id::{ApplicationId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::target::{TargetRow, TargetType};
 use sluse_schema::port::admin::{AdminError, AdminStore};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access::{self, InApplication, Referred, may_write};
-use super::mask::masked;
+use super::access::{self, InApplication, Referred};
+use super::mask::Secrets;
 use super::{device_shape, target_input, view};
 use crate::authz::{ApplicationAdmin, Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
-use crate::json::{JsonBody, PathId, created, deleted, listed, ok, text, uncached};
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
 use crate::openapi::{
     Deleted, Listed,
     targets::{DataTarget, DataTargetDraft, TargetLogEntry},
@@ -33,17 +35,11 @@ const NUM_LOG_LINES_MAX: i64 = 250;
 
 /// Routes of this resource.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(list)
-        .service(create)
-        .service(is_open_data_dk_registered)
-        .service(read)
-        .service(update)
-        .service(delete)
-        .service(log);
+    cfg.service(list).service(create).service(read).service(update).service(delete).service(log);
 }
 
-/// `DataTarget`: what its type has, secrets masked.
-pub fn target(row: &TargetRow) -> Value {
+/// `DataTarget`: what its type has.
+pub fn target(row: &TargetRow, secrets: Secrets) -> Value {
     let fields = &row.fields;
     let mut shown = view::base(
         row.id.0,
@@ -66,21 +62,21 @@ pub fn target(row: &TargetRow) -> Value {
         view::extend(&mut shown, common);
     }
     let own = match fields.kind {
-        TargetType::HttpPush => json!({"authorizationHeader": masked(fields.authorization_header.as_ref())}),
+        TargetType::HttpPush => json!({"authorizationHeader": secrets.shown(fields.authorization_header.as_ref())}),
         TargetType::Fiware => json!({
-            "authorizationHeader": masked(fields.authorization_header.as_ref()),
+            "authorizationHeader": secrets.shown(fields.authorization_header.as_ref()),
             "tenant": fields.tenant,
             "context": fields.context,
             "tokenEndpoint": fields.token_endpoint,
             "clientId": fields.client_id,
-            "clientSecret": masked(fields.client_secret.as_ref()),
+            "clientSecret": secrets.shown(fields.client_secret.as_ref()),
         }),
         TargetType::Mqtt => json!({
             "mqttPort": fields.mqtt_port,
             "mqttTopic": fields.mqtt_topic,
             "mqttQos": fields.mqtt_qos,
             "mqttUsername": fields.mqtt_username,
-            "mqttPassword": masked(fields.mqtt_password.as_ref()),
+            "mqttPassword": secrets.shown(fields.mqtt_password.as_ref()),
         }),
         TargetType::OpenDataDk => json!({}),
     };
@@ -89,8 +85,8 @@ pub fn target(row: &TargetRow) -> Value {
 }
 
 /// `DataTarget` with application, data set and who made it.
-pub fn target_detail(row: &TargetRow, referred: &Referred) -> Value {
-    let mut shown = view::with_authors(target(row), &row.stamps);
+pub fn target_detail(row: &TargetRow, referred: &Referred, secrets: Secrets) -> Value {
+    let mut shown = view::with_authors(target(row, secrets), &row.stamps);
     shown["application"] = referred.application(row.fields.application);
     shown["openDataDkDataset"] = dataset(row);
     shown
@@ -113,8 +109,8 @@ fn dataset(row: &TargetRow) -> Value {
     view::with_authors(view::base(*id, stamps, fields), stamps)
 }
 
-async fn detail(admin: &dyn AdminStore, row: &TargetRow) -> ApiResult<Value> {
-    Ok(target_detail(row, &Referred::load(admin, [row.fields.application], []).await?))
+async fn detail(admin: &dyn AdminStore, row: &TargetRow, secrets: Secrets) -> ApiResult<Value> {
+    Ok(target_detail(row, &Referred::load(admin, [row.fields.application], []).await?, secrets))
 }
 
 /// The target, if the caller may read it; every other answer is the same 404.
@@ -149,7 +145,7 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
         .rows
         .iter()
         .map(|row| {
-            let mut shown = target(row);
+            let mut shown = target(row, Secrets::Masked);
             shown["application"] = referred.application(row.fields.application);
             shown["hasRecentErrors"] = row.has_recent_errors.into();
             shown
@@ -168,7 +164,17 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
 #[get("/data-target/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = readable(&caller, state.admin(), id).await?;
-    let mut shown = detail(state.admin(), &row).await?;
+    let has_secrets = [&row.fields.authorization_header, &row.fields.mqtt_password].into_iter().any(Option::is_some);
+    let mut secrets = Secrets::Masked;
+    if has_secrets && let Ok(permit) = caller.write(row.resource()) {
+        state.admin().record_reveal(&permit, &caller.changed_by, ChangedEntity::Target, &[row.id.0]).await?;
+        secrets = Secrets::Clear;
+    }
+    let mut shown = detail(state.admin(), &row, secrets).await?;
+    // Written, never read: as in the reference.
+    if let Some(secret) = shown.get_mut("clientSecret") {
+        *secret = Secrets::Masked.shown(row.fields.client_secret.as_ref());
+    }
     shown["hasRecentErrors"] = row.has_recent_errors.into();
     Ok(ok(shown))
 }
@@ -187,7 +193,7 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
     let resource = application_of(admin, fields.application).await?;
     let permit = caller.write(resource)?;
     let row = admin.create_target(&permit, &caller.changed_by, &fields).await?;
-    Ok(created(detail(admin, &row).await?))
+    Ok(created(detail(admin, &row, Secrets::Clear).await?))
 }
 
 async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<Resource> {
@@ -211,7 +217,7 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let fields = target_input::read(&body.0, Some(&stored.fields))?;
     let target_permit = caller.write(application_of(admin, fields.application).await?)?;
     let row = admin.update_target(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
-    Ok(uncached(ok(detail(admin, &row).await?)))
+    Ok(uncached(ok(detail(admin, &row, Secrets::Clear).await?)))
 }
 
 /// Deletes a data target; what was pending is counted as discarded.
@@ -230,22 +236,6 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
     };
     let permit = caller.write(row.resource())?;
     Ok(deleted(admin.delete_target(&permit, &caller.changed_by, row.id).await?))
-}
-
-/// Whether an organisation is registered with Open Data DK.
-#[utoipa::path(
-    tag = "data-target",
-    params(("id" = i64, Path)),
-    responses((status = 200, body = bool)),
-    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
-)]
-#[get("/data-target/getOpenDataDkRegistered/{id}")]
-async fn is_open_data_dk_registered(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    let id = OrganizationId(id.0);
-    caller.read(Resource::Organization(id)).map_err(|_| ApiError::unknown_id())?;
-    let found = state.admin().organizations_by_id(&[id]).await?;
-    let organization = found.first().ok_or_else(ApiError::unknown_id)?;
-    Ok(text(StatusCode::OK, organization.is_open_data_dk_registered.to_string()))
 }
 
 /// The newest lines first: every error, and the first success after one.
@@ -277,9 +267,7 @@ async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
                 "type": if line.is_error { "ERROR" } else { "OK" },
                 "statusCode": line.status_code,
                 "message": line.message,
-                "iotDevice": device.map(|device| {
-                    device_shape::device(device, may_write(&caller.principal, device.resource()))
-                }),
+                "iotDevice": device.map(device_shape::device),
             })
         })
         .collect();

@@ -368,7 +368,7 @@ async fn all_names(state: &AppState) -> ApiResult {
 #[utoipa::path(
     tag = "user",
     params(("id" = i64, Path)),
-    responses((status = 200, body = bool)),
+    responses((status = 200, body = bool, content_type = "text/html")),
     security(("token" = ["Read"])),
 )]
 #[put("/user/{id}/hide-welcome")]

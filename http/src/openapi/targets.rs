@@ -24,13 +24,13 @@ pub struct DataTarget {
     pub url: Option<String>,
     /// Milliseconds.
     pub timeout: Option<i64>,
-    /// Masked.
+    /// In clear for whoever may change the target, on its own page; masked otherwise.
     pub authorization_header: Option<String>,
     pub mqtt_port: Option<i64>,
     pub mqtt_topic: Option<String>,
     pub mqtt_qos: Option<i64>,
     pub mqtt_username: Option<String>,
-    /// Masked.
+    /// As `authorizationHeader`.
     pub mqtt_password: Option<String>,
     pub tenant: Option<String>,
     pub context: Option<String>,

@@ -2,6 +2,7 @@
 
 mod account;
 mod application;
+mod application_list;
 mod application_write;
 pub mod bootstrap;
 pub mod change;
@@ -22,7 +23,10 @@ mod inspect;
 mod multicast;
 mod network_task;
 mod related;
+mod search;
 mod secrets;
+mod share;
+mod sigfox;
 mod target;
 
 use std::sync::Arc;

@@ -14,6 +14,9 @@ pub mod inspect;
 pub mod lorawan;
 pub mod organization;
 pub mod permission;
+pub mod search;
+pub mod share;
+pub mod sigfox;
 pub mod target;
 pub mod user;
 
@@ -33,6 +36,9 @@ pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
+pub use search::SearchStore;
+pub use share::ShareStore;
+pub use sigfox::SigfoxGroupStore;
 pub use target::TargetAdminStore;
 pub use user::{AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
 
@@ -60,6 +66,9 @@ pub trait AdminStore:
     + MulticastStore
     + DownlinkStore
     + NetworkTaskStore
+    + SearchStore
+    + ShareStore
+    + SigfoxGroupStore
 {
 }
 
