@@ -8,6 +8,7 @@ mod inspection;
 mod isolation;
 mod lorawan;
 mod lorawan_consistency;
+mod lorawan_jobs;
 mod network_server;
 mod registry;
 mod silence;
