@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
 FROM rust:1.95-bookworm AS build
+RUN apt-get update && apt-get install -y --no-install-recommends clang libclang-dev libssl-dev libxml2-dev libxmlsec1-dev pkg-config
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
@@ -7,7 +8,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 # No PostgreSQL in here: set DATABASE_URL. (`sluse` without it needs the postgresql package beside it.)
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates libxml2 libxmlsec1-openssl && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /var/lib/sluse --create-home sluse
 COPY --from=build /usr/local/bin/sluse /usr/local/bin/sluse
 USER 10001

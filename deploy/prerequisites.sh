@@ -37,6 +37,13 @@ has_postgres() {
 need_build_tools() {
     local missing=()
     command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+    # What SAML's signatures need (libxmlsec1 with OpenSSL, libxml2), and what reads their headers at build time.
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    for library in xmlsec1-openssl:libxmlsec1-dev libxml-2.0:libxml2-dev openssl:libssl-dev; do
+        pkg-config --exists "${library%%:*}" 2>/dev/null || missing+=("${library##*:}")
+    done
+    command -v clang >/dev/null || missing+=(clang)
+    compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || missing+=(libclang-dev)
     if [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ] && ! command -v cargo >/dev/null; then
         # shellcheck disable=SC1091
         . "${CARGO_HOME:-$HOME/.cargo}/env"
@@ -71,5 +78,33 @@ need_servers() {
             return "$status"
         fi
         install_packages "${missing[@]}"
+    fi
+}
+
+# Where the Kafka server's jars are. A change of deploy/kafka/pom.xml is another directory.
+kafka_dir() {
+    local version
+    version=$(cksum "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" | cut -d' ' -f1)
+    echo "${XDG_CACHE_HOME:-$HOME/.cache}/sluse/kafka-$version"
+}
+
+# Kafka for tests: Java from Debian, the server's jars by Maven. Sets SLUSE_KAFKA_DIR.
+need_kafka() {
+    SLUSE_KAFKA_DIR=$(kafka_dir)
+    export SLUSE_KAFKA_DIR
+    local missing=()
+    command -v java >/dev/null || missing+=(default-jre-headless)
+    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+        command -v mvn >/dev/null || missing+=(maven)
+    fi
+    if [ "${#missing[@]}" -gt 0 ]; then
+        install_packages "${missing[@]}"
+    fi
+    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+        echo "fetching Kafka's server into $SLUSE_KAFKA_DIR" >&2
+        mvn -B -q -f "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" \
+            org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+            -DincludeScope=runtime -DoutputDirectory="$SLUSE_KAFKA_DIR" >&2
+        touch "$SLUSE_KAFKA_DIR/complete"
     fi
 }

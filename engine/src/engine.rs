@@ -43,6 +43,7 @@ pub enum RunError {
 /// A [`RunError`] when it could not start.
 pub async fn run(config: Config) -> Result<StopReport, RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     // The process's default for every TLS connection; an error means that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -71,11 +72,22 @@ pub async fn run(config: Config) -> Result<StopReport, RunError> {
     for address in pipeline.addresses() {
         tracing::info!(%address, "the API listens");
     }
+    for address in pipeline.tls_addresses() {
+        tracing::info!(%address, "the API listens for TLS");
+    }
     notify_systemd(sd_notify::NotifyState::Ready);
     tracing::info!(node_id = %keys.node_id, data_dir = %data_dir.path().display(), "ready");
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM, stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT, stopping"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM, stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT, stopping"),
+            _ = hang_up.recv() => {
+                tracing::info!("SIGHUP, reading what can be read again");
+                pipeline.reload_certificates();
+                continue;
+            }
+        }
+        break;
     }
     notify_systemd(sd_notify::NotifyState::Stopping);
     let report = pipeline

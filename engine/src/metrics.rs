@@ -92,6 +92,7 @@ fn describe_other_crates_and_adapters() {
     sluse_actors::reload::reloader::describe();
     sluse_http::metrics::describe();
     crate::log::metrics::describe();
+    crate::kafka_log::metrics::describe();
     crate::decoder::metrics::describe();
     crate::send::metrics::describe();
     crate::source::metrics::describe();

@@ -20,8 +20,9 @@ use sluse_actors::reload::Reloader;
 use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, NetworkServer};
+use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, NetworkServer, SenderFactory};
 use tokio::task::JoinHandle;
 
 use crate::callers::CallersSubscriber;
@@ -30,12 +31,15 @@ use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::identity::Identities;
+use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::lorawan_jobs::LorawanJobs;
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
+use crate::send::tls::Authorities;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
 use crate::sigfox::SigfoxClient;
@@ -60,6 +64,8 @@ pub enum BuildError {
     #[error("log: {0}")]
     OpenLog(#[from] crate::log::OpenLogError),
     #[error("log: {0}")]
+    OpenKafka(#[from] crate::kafka_log::OpenKafkaError),
+    #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
     Decoder(#[from] crate::decoder::PoolError),
@@ -71,6 +77,8 @@ pub enum BuildError {
     Source(#[from] crate::source::SourceError),
     #[error("{0}")]
     ChirpstackApi(#[from] crate::chirpstack_api::ConnectError),
+    #[error("log-in: {0}")]
+    LogIn(#[from] LogInSettingsError),
     #[error("SLUSE_SIGFOX_API_URL: {0}")]
     Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("mail: {0}")]
@@ -87,7 +95,7 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Arc<DecoderPool>,
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     targets: TargetStageHandle,
     devices: DeviceStage,
     chirpstack: Option<ChirpstackSource>,
@@ -119,13 +127,13 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let log = EmbeddedLog::open(log_config(config))?;
+    let (log, leased_senders) = open_log(config, keys, &senders).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
-        log: Arc::clone(&log) as Arc<dyn Log>,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
-        senders: Arc::clone(&senders) as _,
+        senders: leased_senders,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -134,7 +142,7 @@ pub async fn build(
     // ── device stage: uplinks log ─► devices ─► deliveries log ──────────────────────────────────────────────────────
     let tail = Tail::default();
     let device_ports = DevicePorts {
-        log: Arc::clone(&log) as _,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
         decoder: Arc::clone(&decoder) as _,
         tail: Arc::clone(&tail.0),
@@ -146,7 +154,7 @@ pub async fn build(
     let directory = Arc::new(Directory::new(NUM_SENDERS_CACHED_MAX));
     let strangers = UnknownLister::default();
     let gate = Gate::open(
-        Arc::clone(&log) as _,
+        Arc::clone(&log),
         Arc::clone(store) as _,
         Arc::clone(&directory),
         strangers.clone(),
@@ -172,7 +180,7 @@ pub async fn build(
     let mut tasks = vec![
         tokio::spawn(reloader.run()),
         tokio::spawn(strangers.run(Arc::clone(store) as _)),
-        tokio::spawn(follow_assignments(Arc::clone(&log) as _, devices.clone(), targets.clone())),
+        tokio::spawn(follow_assignments(Arc::clone(&log), devices.clone(), targets.clone())),
     ];
 
     // ── sources: how an uplink gets in ──────────────────────────────────────────────────────────────────────────────
@@ -197,12 +205,13 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            log_in: log_in_providers(config)?,
             identities: Arc::new(Identities::new(store)),
             sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
             probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
-                Arc::clone(&log) as _,
+                Arc::clone(&log),
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
             network: network.clone(),
@@ -216,6 +225,20 @@ pub async fn build(
         tasks.extend(LorawanJobs { admin: PgAdminStore::new(store), network, mailer }.spawn(store));
     }
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
+}
+
+/// The embedded log, or Kafka; on Kafka, nothing is sent but under the lease on what this node owns.
+async fn open_log(
+    config: &Config,
+    keys: &Keys,
+    senders: &Arc<Senders>,
+) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
+    let Some(kafka) = kafka_config(config, keys) else {
+        return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
+    };
+    let log = KafkaLog::open(kafka).await?;
+    let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
+    Ok((log, senders))
 }
 
 /// Hands partitions to the stages and takes them back, as the log says. Uplinks and deliveries partitions go together.
@@ -232,6 +255,12 @@ async fn follow_assignments(log: Arc<dyn Log>, devices: DeviceStage, targets: Ta
                 tracing::info!(?partitions, is_clean, "partitions given up");
                 drop(done);
             }
+            Assignment::Lost(partitions) => {
+                // The targets first: what they would still send, the new owner sends too.
+                targets.lose(&partitions).await;
+                devices.lose(&partitions).await;
+                tracing::warn!(?partitions, "partitions lost, dropped as they were");
+            }
         }
     }
 }
@@ -240,6 +269,16 @@ impl Pipeline {
     /// Where the API listens.
     pub fn addresses(&self) -> &[std::net::SocketAddr] {
         &self.http.addrs
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addresses(&self) -> &[std::net::SocketAddr] {
+        &self.http.tls_addrs
+    }
+
+    /// Reads the TLS listener's certificate and key again.
+    pub fn reload_certificates(&self) {
+        self.http.reload_certificates();
     }
 
     /// Adds this pipeline's phases to a stop, source to sink.
@@ -290,6 +329,19 @@ fn chirpstack_api(config: &Config) -> Result<Option<Arc<dyn NetworkServer>>, Bui
     Ok(Some(Arc::new(api)))
 }
 
+/// Log-in providers as far as they are configured. The provider's own certificate may come from whom the targets' may.
+fn log_in_providers(config: &Config) -> Result<LogInProviders, LogInSettingsError> {
+    let mut providers = LogInProviders::default();
+    if let Some(settings) = &config.log_in.kombit {
+        providers.kombit = Some(Arc::new(Kombit::new(settings)?));
+    }
+    if let Some(settings) = &config.log_in.oidc {
+        let authorities = Authorities::load(config.target.ca_certificates.as_deref())?;
+        providers.oidc = Some(Arc::new(Oidc::new(settings.clone(), &authorities)?));
+    }
+    Ok(providers)
+}
+
 fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -315,6 +367,17 @@ fn log_config(config: &Config) -> EmbeddedLogConfig {
     log
 }
 
+fn kafka_config(config: &Config, keys: &Keys) -> Option<KafkaLogConfig> {
+    let said = config.kafka.as_ref()?;
+    let mut kafka = KafkaLogConfig::new(&said.brokers, &keys.node_id, config.log.num_partitions);
+    kafka.properties = said.properties.clone();
+    kafka.prefix = said.prefix.clone();
+    kafka.replication = said.replication;
+    kafka.retention_ms = u64::try_from(config.log.retention.as_millis()).ok();
+    kafka.retention_bytes_max = Some(config.log.retention_bytes_max);
+    Some(kafka)
+}
+
 fn stage_config(config: &Config) -> DeviceStageConfig {
     let window = match config.device.window_age {
         Some(age) => WindowPolicy::Within(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
@@ -329,6 +392,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
+    http.tls = config.http.tls.clone();
     http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;

@@ -159,6 +159,21 @@ impl Authenticator {
         Authentication::Absent
     }
 
+    /// The same for a link that a browser follows, which carries its token in the query; the header wins.
+    ///
+    /// # Errors
+    /// 401 without a good token; 503 when that cannot be told.
+    pub async fn authenticate_by(
+        &self,
+        headers: &HeaderMap,
+        token: Option<&str>,
+        admin: &dyn AdminStore,
+    ) -> Result<Authenticated, ApiError> {
+        let token = bearer(headers).or(token).filter(|token| token.len() <= CREDENTIAL_BYTES_MAX);
+        let claims = token.and_then(|token| self.check(token)).ok_or_else(ApiError::unauthorized)?;
+        self.of_claims(&claims, admin).await
+    }
+
     async fn of_claims(&self, claims: &Claims, admin: &dyn AdminStore) -> Result<Authenticated, ApiError> {
         let now = Utc::now();
         let key = CallerKey::User(claims.sub);

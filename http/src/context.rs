@@ -19,6 +19,8 @@ use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
 use crate::error::ApiResult;
+use crate::login::LogInProviders;
+use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
 use crate::network::error::not_configured;
 use crate::password::Passwords;
@@ -34,6 +36,7 @@ pub struct Ports {
     pub readiness: Arc<dyn Readiness>,
     /// ChirpStack's API; `None`: radio devices are rows alone.
     pub network: Option<Arc<dyn NetworkServer>>,
+    pub log_in: LogInProviders,
     pub identities: Arc<dyn DeviceIdentities>,
     pub sigfox: Arc<dyn SigfoxApi>,
     pub probe: Arc<dyn TargetProbe>,
@@ -56,6 +59,7 @@ pub struct AppState {
     pub ports: Ports,
     pub config: HttpConfig,
     pub authenticator: Authenticator,
+    pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
     pub ingest_metrics: IngestMetrics,
@@ -70,6 +74,7 @@ impl AppState {
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
+            attempts: Attempts::new(&config),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),

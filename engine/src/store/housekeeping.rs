@@ -2,8 +2,8 @@
 //! figures of its pool.
 //!
 //! Dead letters 30 days, change events 7 days, decoder errors the newest 100 per decoder, a target's log the newest 250, unknown
-//! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour, downlinks a year, notes of what ChirpStack
-//! does not hold alike 90 days.
+//! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour, answered log-in attempts an hour, downlinks
+//! a year, notes of what ChirpStack does not hold alike 90 days.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +23,7 @@ const FIGURES_EVERY: Duration = Duration::from_secs(15);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is deleted from where. Each deletes at most some thousand rows; what is left goes a minute later.
-const RULES: [(&str, &str); 8] = [
+const RULES: [(&str, &str); 9] = [
     (
         "dead_letter",
         "DELETE FROM dead_letter WHERE id IN (
@@ -65,6 +65,11 @@ const RULES: [(&str, &str); 8] = [
     (
         "network_server_task",
         "DELETE FROM network_server_task WHERE noted_at < now() - interval '90 days'",
+    ),
+    (
+        "answered_log_in",
+        "DELETE FROM answered_log_in WHERE attempt IN (
+            SELECT attempt FROM answered_log_in WHERE answered_at < now() - interval '1 hour' LIMIT 5000)",
     ),
     (
         "change_event",

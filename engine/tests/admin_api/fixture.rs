@@ -18,6 +18,7 @@ use sluse_engine::sigfox::SigfoxClient;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
@@ -30,6 +31,9 @@ use crate::network_server::{self, FakeChirpstack};
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
+/// Where browsers find the API, and the web client: only words here.
+pub const BACKEND: &str = "https://api.example.org";
+pub const FRONTEND: &str = "http://localhost:8081";
 /// The key of the one device that the intake knows.
 pub const DEVICE_KEY: &str = "31dab038-6a3c-4a70-9a3e-0f7d7f6f0a11";
 
@@ -126,6 +130,8 @@ pub struct Api {
     pub readiness: Arc<FakeReadiness>,
     pub http: HttpServer,
     pub client: reqwest::Client,
+    /// Follows no redirects, so that a test sees them.
+    pub browser: reqwest::Client,
     pub admin: String,
     pub network: Option<Arc<dyn NetworkServer>>,
     _server: Arc<Server>,
@@ -145,14 +151,20 @@ impl Api {
         let key = Secret::new(network_server::KEY);
         let config = ChirpstackApiConfig { url: chirpstack.url(), key, ca_file: None };
         let network = Arc::new(ChirpstackApi::new(&config).unwrap());
-        (Self::start_over("127.0.0.1:0".parse().unwrap(), Some(network)).await, chirpstack)
+        let listen = "127.0.0.1:0".parse().unwrap();
+        (Self::build(listen, LogInProviders::default(), Some(network)).await, chirpstack)
     }
 
     pub async fn start_on(listen: SocketAddr) -> Self {
-        Self::start_over(listen, None).await
+        Self::build(listen, LogInProviders::default(), None).await
     }
 
-    async fn start_over(listen: SocketAddr, network: Option<Arc<dyn NetworkServer>>) -> Self {
+    /// With somebody who vouches for people.
+    pub async fn start_with(log_in: LogInProviders) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), log_in, None).await
+    }
+
+    async fn build(listen: SocketAddr, log_in: LogInProviders, network: Option<Arc<dyn NetworkServer>>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -178,6 +190,7 @@ impl Api {
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
             network: network.clone(),
+            log_in,
             identities: Arc::new(Identities::new(&store)),
             // Nobody listens there: what needs Sigfox is tested against the program itself.
             sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
@@ -188,9 +201,12 @@ impl Api {
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
         config.num_workers = Some(1);
+        config.backend_base_url = BACKEND.to_owned();
+        config.frontend_base_url = FRONTEND.to_owned();
         let http = sluse_http::start(config, ports).unwrap();
         let addr = http.addrs[0];
         let client = reqwest::Client::new();
+        let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let mut api = Self {
             base: format!("http://{addr}/api/v1"),
             addr,
@@ -199,6 +215,7 @@ impl Api {
             readiness,
             http,
             client,
+            browser,
             admin: String::new(),
             network,
             _server: server,

@@ -3,13 +3,18 @@
 
 mod fixture;
 mod fuzz;
+mod identity_provider;
 mod ingest;
 mod inspection;
 mod isolation;
+mod login_kombit;
+mod login_oidc;
 mod lorawan;
 mod lorawan_consistency;
 mod lorawan_jobs;
 mod network_server;
+mod openid_provider;
+mod program;
 mod registry;
 mod silence;
 mod tenants;

@@ -241,6 +241,7 @@ async fn what_became_of_a_downlink_is_written_into_its_own_row_with_the_state() 
     let mut later = state(1, 6);
     later.downlinks = vec![outcome("a", false)];
     database.store.store_states(&batch(epoch, vec![later], 6)).await.unwrap();
-    let both = "SELECT count(*) FROM downlink WHERE queue_item_id = 'a' AND sent_at < acknowledged_at AND is_acknowledged";
+    let both =
+        "SELECT count(*) FROM downlink WHERE queue_item_id = 'a' AND sent_at < acknowledged_at AND is_acknowledged";
     assert_eq!(database.number(both).await, 1);
 }

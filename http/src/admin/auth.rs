@@ -25,7 +25,15 @@ use crate::request_id::request_id;
 
 /// Routes.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(scope("/auth").wrap(from_fn(reduce_errors)).service(log_in).service(profile).service(me));
+    cfg.service(
+        scope("/auth")
+            .wrap(from_fn(reduce_errors))
+            .service(log_in)
+            .service(profile)
+            .service(me)
+            .configure(super::kombit::routes)
+            .configure(super::oidc::routes),
+    );
 }
 
 /// Gives errors their form. What was wrong before a handler was reached (a body that does not parse, no such route) keeps its own.

@@ -265,7 +265,11 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     }
     let found = admin.multicasts(&caller.principal.visible_applications(), application, &page).await?;
     let referred = Referred::load(admin, found.rows.iter().map(|row| row.fields.application), []).await?;
-    let rows = found.rows.iter().map(|row| shown(row, referred.application(row.fields.application), Secrets::Masked)).collect();
+    let rows = found
+        .rows
+        .iter()
+        .map(|row| shown(row, referred.application(row.fields.application), Secrets::Masked))
+        .collect();
     Ok(listed(rows, found.num_all))
 }
 

@@ -32,6 +32,7 @@ use utoipa_actix_web::AppExt as _;
 use crate::server;
 
 pub mod applications;
+pub mod content;
 pub mod devices;
 pub mod lorawan;
 pub mod targets;

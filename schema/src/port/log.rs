@@ -88,6 +88,8 @@ pub enum Assignment {
         /// Dropped or answered when nothing more will be written for them.
         done: AssignmentDone,
     },
+    /// These may be somebody else's already: drop them at once, and write nothing more.
+    Lost(Vec<PartitionId>),
 }
 
 /// Tells the log that a revocation is complete, at the latest when it is dropped.
@@ -123,8 +125,9 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// Partitions of each topic; never changes.
     fn num_partitions(&self) -> u32;
 
-    /// Appends to a partition of the uplinks topic, in order, all or nothing, and returns once it is durable.
-    /// Appends of one partition that overlap keep the order in which this method was called (first polled).
+    /// Appends to a partition of the uplinks topic, in order, and returns once all of it is durable.
+    /// Appends of one partition that overlap keep the order in which this method was called (first polled), and after one that failed
+    /// none that was called before the failure was known is accepted.
     ///
     /// # Errors
     /// [`LogError::Unavailable`] and [`LogError::Full`] when nothing was written; [`LogError::Unclear`] when it may have been:

@@ -35,7 +35,7 @@ fn grants(row: &Row) -> Vec<Grant> {
     found.into_iter().map(of).collect()
 }
 
-async fn find(
+pub(super) async fn find(
     db: &impl GenericClient,
     condition: &str,
     key: &(dyn ToSql + Sync),

@@ -29,6 +29,8 @@ pub enum ChangeAction {
     Delete,
     /// Somebody logged in.
     LogIn,
+    /// Somebody logged out: his tokens are refused from now on.
+    LogOut,
     /// Somebody was shown secrets in clear.
     Reveal,
 }
@@ -41,6 +43,7 @@ impl ChangeAction {
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
             Self::LogIn => "LOGIN",
+            Self::LogOut => "LOGOUT",
             Self::Reveal => "REVEAL",
         }
     }

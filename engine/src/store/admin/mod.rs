@@ -20,6 +20,7 @@ mod device_profile;
 mod downlink;
 mod gateway;
 mod inspect;
+mod login;
 mod multicast;
 mod network_task;
 mod related;

@@ -11,6 +11,7 @@ pub mod device;
 pub mod device_model;
 pub mod gateway;
 pub mod inspect;
+pub mod login;
 pub mod lorawan;
 pub mod organization;
 pub mod permission;
@@ -31,6 +32,7 @@ pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
 pub use gateway::GatewayAdminStore;
 pub use inspect::InspectStore;
+pub use login::LogInStore;
 pub use lorawan::{DownlinkStore, MulticastStore, NetworkTaskStore, ProfileStore};
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
@@ -66,6 +68,7 @@ pub trait AdminStore:
     + MulticastStore
     + DownlinkStore
     + NetworkTaskStore
+    + LogInStore
     + SearchStore
     + ShareStore
     + SigfoxGroupStore
