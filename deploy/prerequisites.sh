@@ -34,16 +34,25 @@ has_postgres() {
     command -v postgres >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
 }
 
+# Whether a C library can be built against.
+has_library() {
+    command -v pkg-config >/dev/null && pkg-config --exists "$1"
+}
+
+# What the crates with C or C++ in them need: librdkafka a compiler, zlib and OpenSSL; samael xmlsec and clang (for its bindings);
+# chirpstack_api protoc.
 need_build_tools() {
     local missing=()
-    command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
-    # What SAML's signatures need (libxmlsec1 with OpenSSL, libxml2), and what reads their headers at build time.
+    command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
     command -v pkg-config >/dev/null || missing+=(pkg-config)
-    for library in xmlsec1-openssl:libxmlsec1-dev libxml-2.0:libxml2-dev openssl:libssl-dev; do
-        pkg-config --exists "${library%%:*}" 2>/dev/null || missing+=("${library##*:}")
-    done
+    command -v cmake >/dev/null || missing+=(cmake)
+    command -v protoc >/dev/null || missing+=(protobuf-compiler)
     command -v clang >/dev/null || missing+=(clang)
     compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || missing+=(libclang-dev)
+    has_library zlib || missing+=(zlib1g-dev)
+    has_library openssl || missing+=(libssl-dev)
+    has_library libxml-2.0 || missing+=(libxml2-dev)
+    has_library xmlsec1-openssl || missing+=(libxmlsec1-dev)
     if [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ] && ! command -v cargo >/dev/null; then
         # shellcheck disable=SC1091
         . "${CARGO_HOME:-$HOME/.cargo}/env"
@@ -69,6 +78,9 @@ need_servers() {
     local missing=()
     has_program mosquitto || missing+=(mosquitto)
     has_postgres || missing+=(postgresql)
+    has_program redis-server || missing+=(redis-server)
+    # The load test lets an engine's clock jump with it.
+    compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
     if [ "${#missing[@]}" -gt 0 ]; then
         if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
             as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d'

@@ -1,5 +1,6 @@
 //! Adapters and wiring of Sluse: what of the outside world the data path and the API are connected to.
 
+pub mod assigned;
 pub mod callers;
 pub mod chirpstack_api;
 pub mod cli;
@@ -17,6 +18,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod probe;
 pub mod readiness;
+pub mod redis;
 pub mod send;
 pub mod shutdown;
 pub mod sigfox;

@@ -23,7 +23,7 @@ pub const CHIRPSTACK_CALL_SECONDS: &str = "sluse_chirpstack_call_seconds";
 pub const CHIRPSTACK_TASKS: &str = "sluse_chirpstack_tasks";
 /// Age of the oldest of them, seconds.
 pub const CHIRPSTACK_TASK_AGE_SECONDS: &str = "sluse_chirpstack_oldest_task_age_seconds";
-/// Runs of jobs that one node does at a time, on this node, by `job` and `outcome` (`done`, `failed`).
+/// Runs of jobs that one node does at a time, on this node, by `job_name` and `outcome` (`done`, `failed`).
 pub const CLUSTER_JOB_RUNS_TOTAL: &str = "sluse_cluster_job_runs_total";
 /// 1 while Sluse runs, with its `version`.
 pub const BUILD_INFO: &str = "sluse_build_info";
@@ -56,8 +56,7 @@ impl Metrics {
             .install_recorder()?;
         let process = Collector::default();
         process.describe();
-        describe();
-        describe_other_crates_and_adapters();
+        describe_all();
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self { prometheus, process })
     }
@@ -83,7 +82,9 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-fn describe_other_crates_and_adapters() {
+/// Describes every metric of the program to the recorder.
+pub fn describe_all() {
+    describe();
     crate::mail::describe();
     sluse_actors::metrics::describe();
     sluse_actors::intake::metrics::describe();
@@ -93,6 +94,7 @@ fn describe_other_crates_and_adapters() {
     sluse_http::metrics::describe();
     crate::log::metrics::describe();
     crate::kafka_log::metrics::describe();
+    crate::redis::metrics::describe();
     crate::decoder::metrics::describe();
     crate::send::metrics::describe();
     crate::source::metrics::describe();

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use sluse_actors::device::WindowPolicy;
-use sluse_actors::intake::{Directory, Gate, GateConfig, UnknownLister};
+use sluse_actors::intake::{Directory, EntranceLimit, Gate, GateConfig, LimitConfig, UnknownLister};
 use sluse_actors::partition::config::ConfigCache;
 use sluse_actors::partition::{DevicePorts, DeviceStage, DeviceStageConfig};
 use sluse_actors::reload::Reloader;
@@ -22,12 +22,13 @@ use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer, NetworkServer, SenderFactory};
+use sluse_schema::port::{CallersEpoch, Log, Mailer, NetworkServer, SenderFactory, SharedLimits};
 use tokio::task::JoinHandle;
 
+use crate::assigned::Assigned;
 use crate::callers::CallersSubscriber;
 use crate::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
-use crate::config::{Config, Durability as ConfiguredDurability};
+use crate::config::{Config, Durability as ConfiguredDurability, SenderLimit};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::identity::Identities;
@@ -39,11 +40,12 @@ use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
+use crate::redis::Redis;
 use crate::send::tls::Authorities;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
 use crate::sigfox::SigfoxClient;
-use crate::source::{ChirpstackConfig, ChirpstackSource};
+use crate::source::{ChirpstackConfig, SessionOwner};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
 
@@ -83,6 +85,8 @@ pub enum BuildError {
     Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("mail: {0}")]
     Mail(#[from] crate::mail::MailSetupError),
+    #[error(transparent)]
+    Redis(#[from] crate::redis::RedisError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -98,7 +102,7 @@ pub struct Pipeline {
     log: Arc<dyn Log>,
     targets: TargetStageHandle,
     devices: DeviceStage,
-    chirpstack: Option<ChirpstackSource>,
+    chirpstack: Option<Arc<SessionOwner>>,
     http: HttpServer,
     tasks: Vec<JoinHandle<()>>,
     /// Kept: dropping an arbiter's handle stops nothing, but its thread must be joined at the end.
@@ -150,6 +154,13 @@ pub async fn build(
     };
     let devices = DeviceStage::start(stage_config(config), &device_ports, &handles);
 
+    // ── Redis: what nodes share, if there is one ────────────────────────────────────────────────────────────────────
+    let redis = config.redis_url.as_ref().map(Redis::open).transpose()?;
+    let shared_limits = redis.as_ref().map(|redis| Arc::clone(redis) as Arc<dyn SharedLimits>);
+    let limit = config.sender_limit.map(|SenderLimit { interval, burst }| {
+        Arc::new(EntranceLimit::new(LimitConfig { interval, burst }, shared_limits.clone()))
+    });
+
     // ── the gate: who sent it, and is it durable ────────────────────────────────────────────────────────────────────
     let directory = Arc::new(Directory::new(NUM_SENDERS_CACHED_MAX));
     let strangers = UnknownLister::default();
@@ -160,7 +171,7 @@ pub async fn build(
         strangers.clone(),
         GateConfig::default(),
     );
-    let gate = Arc::new(gate.await?);
+    let gate = Arc::new(gate.await?.with_limit(limit.clone()));
 
     // ── mail: what people are written ───────────────────────────────────────────────────────────────────────────────
     let mailer: Arc<dyn Mailer> = match &config.mail {
@@ -177,23 +188,29 @@ pub async fn build(
         .with(Arc::new(DecoderSubscriber(Arc::clone(&decoder) as _)))
         .with(Arc::new(devices.clone()))
         .with(Arc::new(targets.clone()));
-    let mut tasks = vec![
-        tokio::spawn(reloader.run()),
-        tokio::spawn(strangers.run(Arc::clone(store) as _)),
-        tokio::spawn(follow_assignments(Arc::clone(&log), devices.clone(), targets.clone())),
-    ];
-
     // ── sources: how an uplink gets in ──────────────────────────────────────────────────────────────────────────────
     let chirpstack = match &config.chirpstack.mqtt_url {
         None => None,
         Some(url) => {
-            let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", keys.node_id));
+            let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", store.cluster_id().await?));
             source.ca_file = config.chirpstack.ca_certificates.clone();
             source.receive_max = config.chirpstack.receive_maximum;
-            Some(ChirpstackSource::start(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?)
+            Some(Arc::new(SessionOwner::new(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?))
         }
     };
     let network = chirpstack_api(config)?;
+    let assigned = Assigned { session: chirpstack.clone(), devices: devices.clone(), targets: targets.clone() };
+    let mut tasks = vec![
+        tokio::spawn(reloader.run()),
+        tokio::spawn(strangers.run(Arc::clone(store) as _)),
+        tokio::spawn(assigned.follow(Arc::clone(&log))),
+        tokio::spawn(Arc::clone(store).keep_house()),
+    ];
+    tasks.extend(limit.map(|limit| tokio::spawn(limit.run())));
+    if let Some(redis) = &redis {
+        tasks.push(tokio::spawn(Arc::clone(redis).watch()));
+        tasks.push(tokio::spawn(Arc::clone(redis).join_tails(Arc::clone(&tail.0), keys.node_id.clone())));
+    }
     let render = {
         let metrics = metrics.clone();
         Arc::new(move || metrics.render())
@@ -212,15 +229,16 @@ pub async fn build(
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log),
-                chirpstack.as_ref().map(ChirpstackSource::health_cell),
+                chirpstack.as_ref().map(|session| session.health()),
+                redis,
             )),
             network: network.clone(),
             mailer: Arc::clone(&mailer),
+            limits: shared_limits,
             callers,
             render_metrics: render,
         },
     )?;
-    tasks.push(tokio::spawn(Arc::clone(store).keep_house()));
     if let Some(network) = network {
         tasks.extend(LorawanJobs { admin: PgAdminStore::new(store), network, mailer }.spawn(store));
     }
@@ -239,30 +257,6 @@ async fn open_log(
     let log = KafkaLog::open(kafka).await?;
     let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
     Ok((log, senders))
-}
-
-/// Hands partitions to the stages and takes them back, as the log says. Uplinks and deliveries partitions go together.
-async fn follow_assignments(log: Arc<dyn Log>, devices: DeviceStage, targets: TargetStageHandle) {
-    loop {
-        match log.next_assignment().await {
-            Assignment::Assigned(partitions) => {
-                if targets.assign(&partitions).await.and(devices.assign(&partitions).await).is_err() {
-                    tracing::error!(?partitions, "a stage is gone, these partitions are not worked on");
-                }
-            }
-            Assignment::Revoked { partitions, done } => {
-                let is_clean = devices.revoke(&partitions).await & targets.revoke(&partitions).await;
-                tracing::info!(?partitions, is_clean, "partitions given up");
-                drop(done);
-            }
-            Assignment::Lost(partitions) => {
-                // The targets first: what they would still send, the new owner sends too.
-                targets.lose(&partitions).await;
-                devices.lose(&partitions).await;
-                tracing::warn!(?partitions, "partitions lost, dropped as they were");
-            }
-        }
-    }
 }
 
 impl Pipeline {
@@ -288,7 +282,7 @@ impl Pipeline {
         shutdown
             .phase("sources stop", SOURCES_STOP_WITHIN + Duration::from_secs(1), async move {
                 let is_clean = match chirpstack {
-                    Some(source) => source.stop(SOURCES_STOP_WITHIN).await,
+                    Some(session) => session.stop(SOURCES_STOP_WITHIN).await,
                     None => true,
                 };
                 is_clean.then_some(()).ok_or_else(|| "the broker sends what is unacknowledged again".to_owned())

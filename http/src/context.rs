@@ -10,7 +10,8 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
 use sluse_schema::port::{
-    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, NetworkServer, Readiness, SigfoxApi, TargetProbe,
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, NetworkServer, Readiness, SharedLimits,
+    SigfoxApi, TargetProbe,
 };
 
 use crate::admin::live_tail::Watchers;
@@ -43,6 +44,8 @@ pub struct Ports {
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
+    /// Limits over all nodes, where there are several.
+    pub limits: Option<Arc<dyn SharedLimits>>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -76,7 +79,7 @@ impl AppState {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             attempts: Attempts::new(&config),
             passwords: Passwords::new(),
-            throttle: LogInThrottle::new(),
+            throttle: LogInThrottle::new(ports.limits.clone()),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),

@@ -60,6 +60,7 @@ pub struct IngestMetrics {
     pub bad_request: Counter,
     pub too_large: Counter,
     pub later: Counter,
+    pub too_often: Counter,
     pub accepted_seconds: Histogram,
 }
 
@@ -79,6 +80,7 @@ impl IngestMetrics {
             bad_request: of("bad_request"),
             too_large: of("too_large"),
             later: of("later"),
+            too_often: of("too_often"),
             accepted_seconds: histogram!(ARRIVAL_SECONDS),
         }
     }

@@ -108,6 +108,16 @@ impl Kafka {
         self.brokers[i].running.as_ref().map(|(_, _, pid)| *pid)
     }
 
+    /// The server processes that run.
+    pub fn pids(&self) -> Vec<u32> {
+        (0..self.brokers.len()).filter_map(|i| self.pid(i)).collect()
+    }
+
+    /// SIGKILL for all.
+    pub fn kill_all(&mut self) {
+        (0..self.brokers.len()).for_each(|i| self.kill(i));
+    }
+
     /// SIGKILL for broker `i`; returns when it is gone.
     pub fn kill(&mut self, i: usize) {
         if let Some((mut leash, pipe, _)) = self.brokers[i].running.take() {

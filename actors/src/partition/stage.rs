@@ -2,7 +2,6 @@
 //!
 //! A device lives on the arbiter of its partition, which is a hash of its id: its messages never cross threads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::consumer::PartitionConsumer;
 use super::message::{Abandon, Changed, Drain, ReloadAll};
 use crate::mailbox::{Closed, deliver_to, offer_to};
 use crate::supervise::{Supervised, supervise};
+use crate::table::HashMap;
 
 /// The partitions of one arbiter.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ impl DeviceStage {
             PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
                 config,
                 ports,
-                consumers: HashMap::new(),
+                consumers: HashMap::default(),
             })
         });
         Self { hosts: hosts.collect() }

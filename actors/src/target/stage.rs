@@ -3,7 +3,6 @@
 //! A target lives on the arbiter of its partition, which is a hash of its id, with the consumer that feeds it and the writer that
 //! stores its cursor: their messages never cross threads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::message::{Changed, DrainPartition, FullScan, Statuses, Stop};
 use super::partition::TargetPartition;
 use crate::mailbox::{Closed, deliver_to, offer_to};
 use crate::supervise::{Supervised, supervise};
+use crate::table::HashMap;
 
 /// The partitions of one arbiter.
 #[derive(Debug)]
@@ -190,7 +190,7 @@ impl TargetStage {
             PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
                 config,
                 ports,
-                partitions: HashMap::new(),
+                partitions: HashMap::default(),
             })
         });
         TargetStageHandle { hosts: hosts.collect(), revoke_within: config.revoke_within }

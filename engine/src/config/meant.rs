@@ -90,6 +90,8 @@ pub struct Config {
     pub target: TargetConfig,
     pub metrics: MetricsConfig,
     pub redis_url: Option<Secret>,
+    /// `None`: senders may be heard as often as they like.
+    pub sender_limit: Option<SenderLimit>,
     /// `None`: no mail is sent.
     pub mail: Option<MailConfig>,
     pub audit: AuditConfig,
@@ -230,6 +232,15 @@ pub struct AuditConfig {
     pub system_log_days: Option<u32>,
 }
 
+/// `[limits]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenderLimit {
+    /// One more may be heard after so long.
+    pub interval: Duration,
+    /// How many at once.
+    pub burst: u32,
+}
+
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
@@ -332,6 +343,7 @@ impl Config {
                 },
             },
             redis_url: secret(&said.redis.url),
+            sender_limit: sender_limit(&said.limits)?,
             log_in,
             mail: mail(&said.mail)?,
             audit: AuditConfig {
@@ -429,6 +441,12 @@ fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
         retention_bytes_max: at_least("log.retention_bytes_max", said.retention_bytes_max, 1 << 20)?,
         free_bytes_reserve: said.free_bytes_reserve,
     })
+}
+
+fn sender_limit(said: &said::LimitsSaid) -> Result<Option<SenderLimit>, ConfigError> {
+    let burst = at_least("limits.sender_burst", said.sender_burst, 1)?;
+    let interval = |per_minute| Duration::from_secs(60) / per_minute;
+    Ok((said.sender_per_minute > 0).then(|| SenderLimit { interval: interval(said.sender_per_minute), burst }))
 }
 
 fn kafka(brokers: &str, said: &said::KafkaSaid) -> Result<Option<KafkaConfig>, ConfigError> {

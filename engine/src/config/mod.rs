@@ -11,7 +11,8 @@ mod tls;
 pub use login::LogInConfig;
 pub use meant::{
     AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig,
-    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
+    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, SenderLimit, TargetConfig,
+    TracingConfig,
 };
 pub use said::{DEFAULTS_TOML, Said};
 

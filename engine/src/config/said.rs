@@ -53,6 +53,7 @@ section! {
         target: TargetSaid = TargetSaid::default(),
         metrics: MetricsSaid = MetricsSaid::default(),
         redis: RedisSaid = RedisSaid::default(),
+        limits: LimitsSaid = LimitsSaid::default(),
         mail: MailSaid = MailSaid::default(),
         audit: AuditSaid = AuditSaid::default(),
         admin: AdminSaid = AdminSaid::default(),
@@ -152,6 +153,13 @@ section! {
     /// `[metrics]`
     MetricsSaid {
         listen: String = String::new(),
+    }
+}
+section! {
+    /// `[limits]`
+    LimitsSaid {
+        sender_per_minute: u32 = 0,
+        sender_burst: u32 = 60,
     }
 }
 section! {

@@ -360,6 +360,12 @@ impl Log for KafkaLog {
         self.membership.next_assignment().await
     }
 
+    /// Waits until the group has answered lately: what this node remembers from before it slept is no answer.
+    async fn is_assigned(&self, partition: PartitionId) -> Result<bool, LogError> {
+        self.membership.lease.held().await;
+        Ok(self.membership.owned().contains(&partition))
+    }
+
     async fn health(&self) -> Result<(), LogError> {
         if self.is_closed.load(Ordering::Acquire) {
             return Err(LogError::Unavailable("the log is closed".into()));

@@ -2,7 +2,8 @@
 //! [`Intake`](sluse_schema::port::Intake).
 //!
 //! Reading order: [`event`] (what is taken in), [`ack_window`] and [`lanes`] (pure: in which order), [`gateway_state`],
-//! [`chirpstack`] (the source), `session` (one connection of it).
+//! [`chirpstack`] (the source), `session` (one connection of it), [`owner`] (which node
+//! holds it).
 
 pub mod ack_window;
 pub mod chirpstack;
@@ -10,6 +11,8 @@ pub mod event;
 pub mod gateway_state;
 pub mod lanes;
 pub mod metrics;
+pub mod owner;
 mod session;
 
 pub use chirpstack::{ChirpstackConfig, ChirpstackSource, HealthCell, SourceError, SourceHealth};
+pub use owner::{SessionHealth, SessionOwner};

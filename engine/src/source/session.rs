@@ -49,6 +49,8 @@ pub(super) enum SessionEnd {
     Stopped,
     /// The log cannot take more now.
     Later { after: Duration },
+    /// Somebody else connected under our client id.
+    TakenOver,
     /// It broke, or was never made.
     Lost,
 }
@@ -400,11 +402,15 @@ impl Session {
     }
 
     fn lost(&mut self, error: &ConnectionError) -> SessionEnd {
+        if let ConnectionError::MqttState(StateError::ServerDisconnect {
+            reason_code: DisconnectReasonCode::SessionTakenOver,
+            ..
+        }) = error
+        {
+            self.trouble(format!("somebody else connected under our client id {}", self.client_id));
+            return SessionEnd::TakenOver;
+        }
         self.trouble(match error {
-            ConnectionError::MqttState(StateError::ServerDisconnect {
-                reason_code: DisconnectReasonCode::SessionTakenOver,
-                ..
-            }) => format!("somebody else connected under our client id {}", self.client_id),
             ConnectionError::ConnectionRefused(code) => format!("the broker refused us: {code:?}"),
             other => other.to_string(),
         });

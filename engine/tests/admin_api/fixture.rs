@@ -190,6 +190,7 @@ impl Api {
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
             network: network.clone(),
+            limits: None,
             log_in,
             identities: Arc::new(Identities::new(&store)),
             // Nobody listens there: what needs Sigfox is tested against the program itself.

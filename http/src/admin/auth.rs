@@ -68,7 +68,7 @@ async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body)
         return Err(ApiError::unauthorized());
     };
     let address = state.remote_address(&request);
-    if let Err(wait_s) = state.throttle.attempt(address, &username) {
+    if let Err(wait_s) = state.throttle.attempt(address, &username).await {
         metrics::log_in("throttled");
         tracing::warn!(?address, "log-ins are throttled, somebody may be guessing passwords");
         return Err(ApiError::too_many(wait_s));

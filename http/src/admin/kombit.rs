@@ -47,8 +47,8 @@ pub(super) fn unavailable(error: LogInError) -> ApiError {
 }
 
 /// Counts a beginning by address alone: many may sit behind one, and a beginning guesses at nobody's account.
-pub(super) fn throttle(request: &HttpRequest, state: &AppState, attempt: &str) -> ApiResult<()> {
-    state.throttle.attempt(state.remote_address(request), attempt).map_err(ApiError::too_many)
+pub(super) async fn throttle(request: &HttpRequest, state: &AppState, attempt: &str) -> ApiResult<()> {
+    state.throttle.attempt(state.remote_address(request), attempt).await.map_err(ApiError::too_many)
 }
 
 /// Sends a browser to KOMBIT to log in.
@@ -62,7 +62,7 @@ async fn log_in(request: HttpRequest, state: web::Data<AppState>) -> ApiResult {
     let provider = provider(&state)?;
     let now = Utc::now();
     let attempt = state.attempts.begin(Provider::Kombit, query(&request, "redirect").as_deref(), now)?;
-    throttle(&request, &state, &attempt.id)?;
+    throttle(&request, &state, &attempt.id).await?;
     let url = provider.log_in_url(&attempt.id, now).map_err(unavailable)?;
     with_cookie(front_end::away(&url), state.attempts.cookie(Provider::Kombit, &attempt)?)
 }

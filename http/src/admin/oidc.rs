@@ -33,7 +33,7 @@ fn provider(state: &AppState) -> ApiResult<&Arc<dyn OidcProvider>> {
 async fn log_in(request: HttpRequest, state: web::Data<AppState>) -> ApiResult {
     let provider = provider(&state)?;
     let attempt = state.attempts.begin(Provider::Oidc, query(&request, "redirect").as_deref(), Utc::now())?;
-    throttle(&request, &state, &attempt.id)?;
+    throttle(&request, &state, &attempt.id).await?;
     let url = provider.log_in_url(&attempt.as_oidc()).await.map_err(unavailable)?;
     with_cookie(front_end::away(&url), state.attempts.cookie(Provider::Oidc, &attempt)?)
 }

@@ -11,6 +11,7 @@ pub mod gateway;
 pub mod health;
 pub mod identity;
 pub mod intake;
+pub mod limit;
 pub mod log;
 pub mod login;
 pub mod mail;
@@ -28,6 +29,7 @@ pub use gateway::{GatewayState, GatewayStore, UnknownSender, UnknownSenderStore}
 pub use health::Readiness;
 pub use identity::{DeviceIdentities, IssuedCertificate};
 pub use intake::{Accepted, Arrival, Intake, RefusedArrival};
+pub use limit::{Bucket, SharedLimits, Taken};
 pub use log::{Assignment, AssignmentDone, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
 pub use login::{LogInError, OidcAttempt, OidcProvider, SamlProvider, Vouched};
 pub use mail::{Mail, MailBody, MailError, Mailer};
