@@ -93,6 +93,12 @@ need_servers() {
     fi
 }
 
+# The mail server that the tests write to.
+need_mail_server() {
+    python3 -c 'import aiosmtpd' 2>/dev/null || /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null ||
+        install_packages python3 python3-aiosmtpd
+}
+
 # Where the Kafka server's jars are. A change of deploy/kafka/pom.xml is another directory.
 kafka_dir() {
     local version

@@ -24,3 +24,4 @@ pub mod shutdown;
 pub mod sigfox;
 pub mod source;
 pub mod store;
+pub mod system_log;

@@ -86,6 +86,7 @@ impl std::fmt::Debug for Metrics {
 pub fn describe_all() {
     describe();
     crate::mail::describe();
+    crate::system_log::describe();
     sluse_actors::metrics::describe();
     sluse_actors::intake::metrics::describe();
     sluse_actors::partition::metrics::describe();

@@ -17,6 +17,7 @@ use sluse_schema::port::{
 use crate::admin::live_tail::Watchers;
 use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
+use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
 use crate::error::ApiResult;
@@ -65,6 +66,7 @@ pub struct AppState {
     pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
+    pub failure_limits: FailureLimits,
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
@@ -80,6 +82,7 @@ impl AppState {
             attempts: Attempts::new(&config),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(ports.limits.clone()),
+            failure_limits: FailureLimits::default(),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),

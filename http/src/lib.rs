@@ -5,6 +5,7 @@
 //! then one module per resource below [`admin`]. [`openapi`] says how a route is written.
 
 pub mod admin;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;

@@ -18,7 +18,7 @@ use crate::config::HttpConfig;
 use crate::context::{AppState, Ports};
 use crate::error::{ApiError, ApiResult};
 use crate::tls::{Certificates, TlsError};
-use crate::{admin, authn, docs_page, health, ingest, metrics, request_id};
+use crate::{admin, audit, authn, docs_page, health, ingest, metrics, request_id};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 2048;
@@ -164,6 +164,7 @@ fn start_main(
             .configure(|cfg| routes(has_metrics)(&mut ServiceConfig::new(cfg)))
             .service(
                 web::scope("/api/v1")
+                    .wrap(from_fn(audit::note_failures))
                     .wrap(from_fn(authn::authenticate))
                     .wrap(Compress::default())
                     .wrap(cors(&frontend))

@@ -2,6 +2,7 @@
 //! (`crate::openapi` says how a route is written).
 
 mod access;
+mod api_keys;
 mod applications;
 mod auth;
 mod connections;
@@ -21,8 +22,11 @@ mod gateway_input;
 mod gateway_status;
 mod gateways;
 mod kombit;
+mod kombit_creation;
 pub mod live_tail;
+mod logs;
 mod lorawan_devices;
+mod mails;
 mod mask;
 mod multicasts;
 mod oidc;
@@ -49,6 +53,9 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
     organizations::routes(cfg);
     permissions::routes(cfg);
     users::routes(cfg);
+    kombit_creation::routes(cfg);
+    api_keys::routes(cfg);
+    logs::routes(cfg);
     applications::routes(cfg);
     device_models::routes(cfg);
     devices::routes(cfg);

@@ -3,13 +3,15 @@
 
 use actix_web::HttpRequest;
 use chrono::Utc;
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::UserId;
 use sluse_schema::permission::{Principal, PrincipalKind};
 use sluse_schema::policy::{Action, Resource, decide};
-use sluse_schema::port::admin::{Account, AdminError, ChangedBy};
+use sluse_schema::port::admin::{Account, AdminError, AuditAction, AuditEvent, ChangedBy};
 use sluse_schema::port::{LogInError, Vouched};
 
 use super::attempt::{Attempt, Provider};
+use crate::audit::note;
 use crate::context::AppState;
 use crate::error::ApiError;
 use crate::metrics;
@@ -81,6 +83,19 @@ pub async fn admit(
     if let Err(refusal) = &admitted {
         let address = state.remote_address(request);
         tracing::warn!(provider = provider.as_str(), ?address, code = refusal.code(provider), "a log-in was refused");
+        let by = ChangedBy {
+            credential: Some(provider.as_str().to_owned()),
+            ..ChangedBy::nobody(address.map(|a| a.to_string()), request_id(request))
+        };
+        let event = AuditEvent {
+            action: AuditAction::LogIn,
+            entity: ChangedEntity::User.as_str().to_owned(),
+            entity_id: None,
+            name: None,
+            organizations: Vec::new(),
+            failure: Some(refusal.code(provider).to_owned()),
+        };
+        note(state, &by, address, &event).await;
     }
     admitted
 }
@@ -132,6 +147,7 @@ pub fn changed_by(state: &AppState, request: &HttpRequest, user: UserId, kind: P
     ChangedBy {
         user,
         kind,
+        credential: (kind == PrincipalKind::User).then(|| "log-in provider".to_owned()),
         remote_address: state.remote_address(request).map(|address| address.to_string()),
         request_id: request_id(request),
     }

@@ -31,6 +31,7 @@ use utoipa_actix_web::AppExt as _;
 
 use crate::server;
 
+pub mod access;
 pub mod applications;
 pub mod content;
 pub mod devices;

@@ -1,17 +1,22 @@
 //! Administration in PostgreSQL: one file per resource, and [`change`], through which every write goes (I5).
 
 mod account;
+mod api_key;
 mod application;
 mod application_list;
 mod application_write;
+mod audit;
+mod audit_line;
 pub mod bootstrap;
 pub mod change;
 mod device_lists;
 mod device_model;
+mod import;
 mod organization;
 mod permission;
 pub mod row;
 mod user;
+mod user_access;
 
 mod connection;
 mod decoder;
@@ -42,6 +47,7 @@ use super::connect::Store;
 use super::error::{describe, store_error};
 
 pub use bootstrap::{BootstrapError, NewAdmin, ensure_global_admin, reset_password};
+pub use import::{ImportError, NewImport, import_api_key};
 
 /// The administrative store. Cheap to clone.
 #[derive(Clone, Debug)]
