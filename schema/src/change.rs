@@ -88,6 +88,10 @@ impl ChangedEntity {
             Self::SigfoxGroup => "SigFoxGroup",
             Self::SigfoxDeviceType => "SigfoxDeviceType",
             Self::TargetRequest => "DataTargetRequest",
+            Self::Gateway => "ChirpstackGateway",
+            Self::DeviceProfile => "ChirpstackDeviceProfile",
+            Self::Multicast => "Multicast",
+            Self::Downlink => "Downlink",
         }
     }
 
