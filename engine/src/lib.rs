@@ -2,6 +2,7 @@
 
 pub mod assigned;
 pub mod callers;
+pub mod chirpstack_api;
 pub mod cli;
 pub mod config;
 pub mod data_dir;
@@ -12,6 +13,7 @@ pub mod kafka_log;
 pub mod log;
 pub mod log_switch;
 pub mod login;
+pub mod lorawan_jobs;
 pub mod mail;
 pub mod metrics;
 pub mod pipeline;

@@ -17,6 +17,12 @@ pub const STORE_ROWS_REDUCED_TOTAL: &str = "sluse_store_rows_reduced_total";
 pub const STORE_CONNECTIONS: &str = "sluse_store_connections";
 /// Rows deleted for their age or number, by `table`.
 pub const STORE_ROWS_EXPIRED_TOTAL: &str = "sluse_store_rows_expired_total";
+/// Seconds a call of ChirpStack's API took, by `call` and `outcome` (`ok`, `not_found`, `refused`, `forbidden`, `unavailable`).
+pub const CHIRPSTACK_CALL_SECONDS: &str = "sluse_chirpstack_call_seconds";
+/// Objects that may not stand in ChirpStack as they stand here.
+pub const CHIRPSTACK_TASKS: &str = "sluse_chirpstack_tasks";
+/// Age of the oldest of them, seconds.
+pub const CHIRPSTACK_TASK_AGE_SECONDS: &str = "sluse_chirpstack_oldest_task_age_seconds";
 /// Runs of jobs that one node does at a time, on this node, by `job_name` and `outcome` (`done`, `failed`).
 pub const CLUSTER_JOB_RUNS_TOTAL: &str = "sluse_cluster_job_runs_total";
 /// 1 while Sluse runs, with its `version`.
@@ -102,6 +108,13 @@ fn describe() {
     describe_counter!(STORE_ROWS_REDUCED_TOTAL, Unit::Count, "rows refused for their data and reduced, by table");
     describe_gauge!(STORE_CONNECTIONS, Unit::Count, "connections of the pool, by state");
     describe_counter!(STORE_ROWS_EXPIRED_TOTAL, Unit::Count, "rows deleted for their age or number, by table");
+    describe_histogram!(
+        CHIRPSTACK_CALL_SECONDS,
+        Unit::Seconds,
+        "time of a call of ChirpStack's API, by call and outcome"
+    );
+    describe_gauge!(CHIRPSTACK_TASKS, Unit::Count, "objects that may not stand in ChirpStack as they stand here");
+    describe_gauge!(CHIRPSTACK_TASK_AGE_SECONDS, Unit::Seconds, "age of the oldest of them");
     describe_counter!(CLUSTER_JOB_RUNS_TOTAL, Unit::Count, "runs of jobs that one node does at a time, on this node");
     describe_gauge!(BUILD_INFO, Unit::Count, "1, with the version of sluse");
 }

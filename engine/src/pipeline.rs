@@ -22,11 +22,12 @@ use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{CallersEpoch, Log, Mailer, SenderFactory, SharedLimits};
+use sluse_schema::port::{CallersEpoch, Log, Mailer, NetworkServer, SenderFactory, SharedLimits};
 use tokio::task::JoinHandle;
 
 use crate::assigned::Assigned;
 use crate::callers::CallersSubscriber;
+use crate::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use crate::config::{Config, Durability as ConfiguredDurability, SenderLimit};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
@@ -34,6 +35,7 @@ use crate::identity::Identities;
 use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::login::{Kombit, LogInSettingsError, Oidc};
+use crate::lorawan_jobs::LorawanJobs;
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
@@ -77,6 +79,8 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("{0}")]
+    ChirpstackApi(#[from] crate::chirpstack_api::ConnectError),
     #[error("log-in: {0}")]
     LogIn(#[from] LogInSettingsError),
     #[error("SLUSE_SIGFOX_API_URL: {0}")]
@@ -197,6 +201,7 @@ pub async fn build(
             Some(Arc::new(SessionOwner::new(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?))
         }
     };
+    let network = chirpstack_api(config)?;
     let assigned = Assigned { session: chirpstack.clone(), devices: devices.clone(), targets: targets.clone() };
     let mut tasks = vec![
         tokio::spawn(reloader.run()),
@@ -230,12 +235,16 @@ pub async fn build(
                 chirpstack.as_ref().map(|session| session.health()),
                 redis,
             )),
+            network: network.clone(),
+            mailer: Arc::clone(&mailer),
             limits: shared_limits,
-            mailer,
             callers,
             render_metrics: render,
         },
     )?;
+    if let Some(network) = network {
+        tasks.extend(LorawanJobs { admin: PgAdminStore::new(store), network, mailer }.spawn(store));
+    }
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
 }
 
@@ -309,6 +318,14 @@ impl Pipeline {
     }
 }
 
+/// ChirpStack's API, if it is configured.
+fn chirpstack_api(config: &Config) -> Result<Option<Arc<dyn NetworkServer>>, BuildError> {
+    let Some((url, key)) = &config.chirpstack.api else { return Ok(None) };
+    let ca_file = config.chirpstack.ca_certificates.clone();
+    let api = ChirpstackApi::new(&ChirpstackApiConfig { url: url.clone(), key: key.clone(), ca_file })?;
+    Ok(Some(Arc::new(api)))
+}
+
 /// Log-in providers as far as they are configured. The provider's own certificate may come from whom the targets' may.
 fn log_in_providers(config: &Config) -> Result<LogInProviders, LogInSettingsError> {
     let mut providers = LogInProviders::default();
@@ -376,5 +393,6 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
+    http.stats_days = config.chirpstack.stats_days;
     http
 }

@@ -38,6 +38,8 @@ pub struct HttpConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Worker threads; `None`: one per core.
     pub num_workers: Option<usize>,
+    /// Days that statistics of devices and gateways go back.
+    pub stats_days: u32,
     /// How long a graceful stop waits for requests in flight, at most.
     pub stop_timeout: Duration,
 }
@@ -56,6 +58,7 @@ impl HttpConfig {
             token_lifetime: Duration::from_secs(9 * 3600),
             trusted_proxies: Vec::new(),
             num_workers: None,
+            stats_days: 29,
             stop_timeout: Duration::from_secs(10),
         }
     }

@@ -10,7 +10,8 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
 use sluse_schema::port::{
-    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SharedLimits, SigfoxApi, TargetProbe,
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, NetworkServer, Readiness, SharedLimits,
+    SigfoxApi, TargetProbe,
 };
 
 use crate::admin::live_tail::Watchers;
@@ -19,9 +20,11 @@ use crate::admin::test_decoder::TestBench;
 use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::error::ApiResult;
 use crate::login::LogInProviders;
 use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
+use crate::network::error::not_configured;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
 
@@ -33,6 +36,8 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    /// ChirpStack's API; `None`: radio devices are rows alone.
+    pub network: Option<Arc<dyn NetworkServer>>,
     pub log_in: LogInProviders,
     pub identities: Arc<dyn DeviceIdentities>,
     pub sigfox: Arc<dyn SigfoxApi>,
@@ -91,6 +96,19 @@ impl AppState {
     /// The administrative store.
     pub fn admin(&self) -> &dyn AdminStore {
         self.ports.admin.as_ref()
+    }
+
+    /// The network server, if there is one.
+    pub fn network(&self) -> Option<&dyn NetworkServer> {
+        self.ports.network.as_deref()
+    }
+
+    /// The network server.
+    ///
+    /// # Errors
+    /// 400 when there is none.
+    pub fn network_needed(&self) -> ApiResult<&dyn NetworkServer> {
+        self.network().ok_or_else(not_configured)
     }
 
     /// From now on nothing is taken in from devices.

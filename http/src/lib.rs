@@ -18,6 +18,7 @@ pub mod ingest;
 pub mod json;
 pub mod login;
 pub mod metrics;
+pub mod network;
 pub mod openapi;
 pub mod page;
 pub mod password;

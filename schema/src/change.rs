@@ -21,10 +21,15 @@ pub enum ChangedEntity {
     SigfoxDeviceType,
     /// A rewind or a replay of dead letters was asked for.
     TargetRequest,
+    Gateway,
+    DeviceProfile,
+    Multicast,
+    /// A downlink was queued, or the queue flushed.
+    Downlink,
 }
 
 impl ChangedEntity {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 17] = [
         Self::Organization,
         Self::Application,
         Self::Device,
@@ -38,6 +43,10 @@ impl ChangedEntity {
         Self::SigfoxGroup,
         Self::SigfoxDeviceType,
         Self::TargetRequest,
+        Self::Gateway,
+        Self::DeviceProfile,
+        Self::Multicast,
+        Self::Downlink,
     ];
 
     /// Text form in the database.
@@ -56,6 +65,10 @@ impl ChangedEntity {
             Self::SigfoxGroup => "sigfox_group",
             Self::SigfoxDeviceType => "sigfox_device_type",
             Self::TargetRequest => "target_request",
+            Self::Gateway => "gateway",
+            Self::DeviceProfile => "device_profile",
+            Self::Multicast => "multicast",
+            Self::Downlink => "downlink",
         }
     }
 
@@ -75,6 +88,10 @@ impl ChangedEntity {
             Self::SigfoxGroup => "SigFoxGroup",
             Self::SigfoxDeviceType => "SigfoxDeviceType",
             Self::TargetRequest => "DataTargetRequest",
+            Self::Gateway => "ChirpstackGateway",
+            Self::DeviceProfile => "ChirpstackDeviceProfile",
+            Self::Multicast => "Multicast",
+            Self::Downlink => "Downlink",
         }
     }
 

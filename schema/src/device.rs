@@ -188,6 +188,16 @@ pub struct DownlinkState {
     pub is_acknowledged: Option<bool>,
 }
 
+/// What became of one downlink, on its way to the downlink's own row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DownlinkOutcome {
+    pub queue_item_id: String,
+    pub f_cnt_down: Option<u32>,
+    pub sent_at_ms: Option<i64>,
+    pub acknowledged_at_ms: Option<i64>,
+    pub is_acknowledged: Option<bool>,
+}
+
 /// An event id that was seen, with where it stands in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SeenEvent {
@@ -217,6 +227,8 @@ pub struct DeviceState {
     pub window: VecDeque<Transmission>,
     pub seen: VecDeque<SeenEvent>,
     pub link: LinkState,
+    /// Outcomes of downlinks that are not stored yet; they leave with the row.
+    pub downlinks: Vec<DownlinkOutcome>,
     /// Frame counter of the last transmission, for the gap of the next one.
     pub f_cnt: Option<u32>,
     pub counters: DeviceCounters,
@@ -232,6 +244,7 @@ impl DeviceState {
             window: VecDeque::new(),
             seen: VecDeque::new(),
             link: LinkState::default(),
+            downlinks: Vec::new(),
             f_cnt: None,
             counters: DeviceCounters::default(),
         }

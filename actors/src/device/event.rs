@@ -1,7 +1,7 @@
 //! What each kind of event says about a device: signal figures of a transmission, battery and margin, joins, downlinks. Pure.
 //! Limit: what does not parse leaves the record as it was; it was accepted because its head was right.
 
-use sluse_schema::device::{DownlinkState, LinkState, NetworkLog, Transmission};
+use sluse_schema::device::{DownlinkOutcome, DownlinkState, LinkState, NetworkLog, Transmission};
 use sluse_schema::text;
 use sluse_schema::uplink::{EventType, SourceKind};
 use sluse_schema::wire::chirpstack::{
@@ -14,6 +14,8 @@ use super::window::event_at_ms;
 const F_CNT_GAP_MAX: u32 = 10_000;
 /// Longest text of a network server's log line that is kept.
 const LOG_TEXT_BYTES_MAX: usize = 200;
+/// Outcomes of downlinks of one device that wait for the next flush, which comes every second unless PostgreSQL is away.
+const NUM_OUTCOMES_MAX: usize = 256;
 
 /// The figures of a transmission. `last_f_cnt` is the counter of the one before.
 pub fn transmission(
@@ -91,6 +93,43 @@ pub fn apply(link: &mut LinkState, event: EventType, payload: &[u8], received_at
     }
 }
 
+/// What an event says of one downlink: `txack` that a gateway took it, `ack` whether the device did.
+pub fn downlink_outcome(event: EventType, payload: &[u8], received_at_ms: i64) -> Option<DownlinkOutcome> {
+    let is_ack = match event {
+        EventType::Ack => true,
+        EventType::TxAck => false,
+        _ => return None,
+    };
+    let downlink: DownlinkEvent = serde_json::from_slice(payload).ok()?;
+    // An id of the queue is a UUID; what PostgreSQL would refuse as text goes no further.
+    if downlink.queue_item_id.is_empty() || !downlink.queue_item_id.bytes().all(|b| b.is_ascii_graphic()) {
+        return None;
+    }
+    let at_ms = event_at_ms(downlink.time.as_deref().and_then(unix_ms), received_at_ms);
+    Some(DownlinkOutcome {
+        queue_item_id: text::cut(&downlink.queue_item_id, 64).to_owned(),
+        f_cnt_down: downlink.f_cnt_down,
+        sent_at_ms: (!is_ack).then_some(at_ms),
+        acknowledged_at_ms: is_ack.then_some(at_ms),
+        is_acknowledged: if is_ack { Some(downlink.acknowledged.unwrap_or(false)) } else { None },
+    })
+}
+
+/// Adds an outcome to those of the same downlink. Full, the oldest goes: its figures stand in the record's last downlink at best.
+pub fn add_outcome(waiting: &mut Vec<DownlinkOutcome>, outcome: DownlinkOutcome) {
+    if let Some(known) = waiting.iter_mut().find(|known| known.queue_item_id == outcome.queue_item_id) {
+        known.f_cnt_down = outcome.f_cnt_down.or(known.f_cnt_down);
+        known.sent_at_ms = outcome.sent_at_ms.or(known.sent_at_ms);
+        known.acknowledged_at_ms = outcome.acknowledged_at_ms.or(known.acknowledged_at_ms);
+        known.is_acknowledged = outcome.is_acknowledged.or(known.is_acknowledged);
+        return;
+    }
+    if waiting.len() >= NUM_OUTCOMES_MAX {
+        waiting.remove(0);
+    }
+    waiting.push(outcome);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +169,33 @@ mod tests {
         apply(&mut link, EventType::Ack, br#"{"queueItemId":"q","fCntDown":5,"acknowledged":true}"#, 8);
         let downlink = link.last_downlink.clone().unwrap();
         assert_eq!((downlink.sent_at_ms, downlink.is_acknowledged), (Some(7), Some(true)));
+    }
+
+    #[test]
+    fn outcomes_of_one_downlink_become_one_and_their_number_is_bounded() {
+        let mut waiting = Vec::new();
+        let txack = br#"{"queueItemId":"q","fCntDown":5,"time":"2026-11-22T12:38:09+00:00"}"#;
+        let late = 1_795_351_089_000 + 5;
+        add_outcome(&mut waiting, downlink_outcome(EventType::TxAck, txack, late).unwrap());
+        let ack = br#"{"queueItemId":"q","fCntDown":5,"acknowledged":false}"#;
+        add_outcome(&mut waiting, downlink_outcome(EventType::Ack, ack, late + 1).unwrap());
+        assert_eq!(
+            waiting,
+            [DownlinkOutcome {
+                queue_item_id: "q".into(),
+                f_cnt_down: Some(5),
+                sent_at_ms: Some(1_795_351_089_000),
+                acknowledged_at_ms: Some(late + 1),
+                is_acknowledged: Some(false),
+            }]
+        );
+        assert_eq!(downlink_outcome(EventType::Ack, b"{}", 1), None);
+        assert_eq!(downlink_outcome(EventType::Up, ack, 1), None);
+        for n in 0..2 * NUM_OUTCOMES_MAX {
+            let event = format!("{{\"queueItemId\":\"{n}\"}}");
+            add_outcome(&mut waiting, downlink_outcome(EventType::TxAck, event.as_bytes(), 1).unwrap());
+        }
+        assert_eq!(waiting.len(), NUM_OUTCOMES_MAX);
     }
 
     #[test]

@@ -70,7 +70,11 @@ impl DeviceMachine {
             Admission::Repeat => self.state.counters.num_repeats += 1,
             Admission::New if uplink.meta.event == EventType::Up => self.apply_up(uplink),
             Admission::New => {
-                event::apply(&mut self.state.link, uplink.meta.event, &uplink.value, uplink.meta.received_at_ms);
+                let (event, received_at_ms) = (uplink.meta.event, uplink.meta.received_at_ms);
+                event::apply(&mut self.state.link, event, &uplink.value, received_at_ms);
+                if let Some(outcome) = event::downlink_outcome(event, &uplink.value, received_at_ms) {
+                    event::add_outcome(&mut self.state.downlinks, outcome);
+                }
             }
         }
         self.state.counters.num_decode_failures += u64::from(num_decode_failures);
@@ -98,9 +102,10 @@ impl DeviceMachine {
         window::push(&mut state.window, transmission, self.policy);
     }
 
-    /// The state for storing. Its latest payload moves out: from here on the store has it.
+    /// The state for storing. Its latest payload and the outcomes of downlinks move out: from here on the store has them.
     pub fn take_state(&mut self) -> DeviceState {
         let taken = self.state.clone();
+        self.state.downlinks.clear();
         if let Some(latest) = &mut self.state.latest {
             latest.payload = None;
         }
@@ -123,6 +128,7 @@ impl DeviceMachine {
         {
             merged.latest = Some(latest);
         }
+        merged.downlinks = ours.downlinks;
         merged.f_cnt = ours.f_cnt.or(merged.f_cnt);
         merged.applied = ours.applied.or(merged.applied.take());
         merged.counters.num_uplinks += ours.counters.num_uplinks;

@@ -162,8 +162,12 @@ pub struct KafkaConfig {
 pub struct ChirpstackConfig {
     /// May hold a password.
     pub mqtt_url: Option<Secret>,
+    /// Where its API is, and the key for it; `None`: radio devices are rows alone.
+    pub api: Option<(String, Secret)>,
     pub ca_certificates: Option<PathBuf>,
     pub receive_maximum: u16,
+    /// Days that statistics of devices and gateways go back.
+    pub stats_days: u32,
 }
 
 /// `[device]`
@@ -306,8 +310,17 @@ impl Config {
             kafka: kafka(&said.log.kafka_brokers, &said.kafka)?,
             chirpstack: ChirpstackConfig {
                 mqtt_url: secret(&said.chirpstack.mqtt_url),
+                api: match (said.chirpstack.api_url.as_str(), said.chirpstack.api_key.as_str()) {
+                    ("", _) => None,
+                    (_, "") => {
+                        let expected = "set when chirpstack.api_url is: a key made in ChirpStack";
+                        return Err(ConfigError::invalid("chirpstack.api_key (CHIRPSTACK_API_KEY)", expected));
+                    }
+                    (url, key) => Some((url.to_owned(), Secret::new(key))),
+                },
                 ca_certificates: path(&said.chirpstack.ca_certificates),
                 receive_maximum: at_least("chirpstack.receive_maximum", said.chirpstack.receive_maximum, 1)?,
+                stats_days: at_least("chirpstack.stats_days", said.chirpstack.stats_days, 1)?.min(366),
             },
             sigfox_api_url: said.sigfox.api_url,
             mqtt_broker_hostname: said.mqtt_broker.hostname,
@@ -561,7 +574,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_its_name() {
         type Change = fn(&mut Said);
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 11] = [
+            (|said| said.chirpstack.api_url = "http://h:8080".into(), "CHIRPSTACK_API_KEY"),
             (|said| said.http.listen = "3000".into(), "http.listen"),
             (|said| said.secret_key = "too short".into(), "SLUSE_SECRET_KEY"),
             (|said| said.http.trusted_proxies = "10.0.0.0/99".into(), "SLUSE_TRUSTED_PROXIES"),

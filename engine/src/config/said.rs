@@ -108,8 +108,11 @@ section! {
     /// `[chirpstack]`
     ChirpstackSaid {
         mqtt_url: String = String::new(),
+        api_url: String = String::new(),
+        api_key: String = String::new(),
         ca_certificates: String = String::new(),
         receive_maximum: u16 = 4096,
+        stats_days: u32 = 29,
     }
 }
 section! {

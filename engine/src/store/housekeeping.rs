@@ -2,7 +2,8 @@
 //! figures of its pool.
 //!
 //! Dead letters 30 days, change events 7 days, decoder errors the newest 100 per decoder, a target's log the newest 250, unknown
-//! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour, answered log-in attempts an hour.
+//! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour, answered log-in attempts an hour, downlinks
+//! a year, notes of what ChirpStack does not hold alike 90 days.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ const FIGURES_EVERY: Duration = Duration::from_secs(15);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is deleted from where. Each deletes at most some thousand rows; what is left goes a minute later.
-const RULES: [(&str, &str); 7] = [
+const RULES: [(&str, &str); 9] = [
     (
         "dead_letter",
         "DELETE FROM dead_letter WHERE id IN (
@@ -54,6 +55,16 @@ const RULES: [(&str, &str); 7] = [
                                               ORDER BY heard_at DESC) AS place
                 FROM gateway_status_history WHERE heard_at > now() - interval '3 hours') recent
             WHERE place > 10)",
+    ),
+    (
+        "downlink",
+        "DELETE FROM downlink WHERE id IN (
+            SELECT id FROM downlink WHERE created_at < now() - interval '365 days' ORDER BY created_at LIMIT 5000)",
+    ),
+    // Of a ChirpStack that nobody asks any more.
+    (
+        "network_server_task",
+        "DELETE FROM network_server_task WHERE noted_at < now() - interval '90 days'",
     ),
     (
         "answered_log_in",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
-use sluse_schema::device::{DeviceCounters, DeviceState, Latest, LinkState, SeenEvent};
+use sluse_schema::device::{DeviceCounters, DeviceState, DownlinkOutcome, Latest, LinkState, SeenEvent};
 use sluse_schema::id::DeviceId;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::{StateBatch, StoreError};
@@ -58,6 +58,7 @@ pub fn state_of_row(row: &Row, at: usize) -> Option<DeviceState> {
         window: parse(transmissions, device, "transmissions"),
         seen: decode_seen(seen),
         link: parse(link, device, "link"),
+        downlinks: Vec::new(),
         f_cnt: row.get::<_, Option<i64>>(at + 9).and_then(|f_cnt| u32::try_from(f_cnt).ok()),
         counters: DeviceCounters {
             num_uplinks: number(13),
@@ -193,11 +194,40 @@ impl Rows for StateRows<'_> {
         let counters = Counters::of(states);
         match form {
             // No look-up per row, and no plan that reads all devices: a new row's foreign key tells of one that is gone.
-            Form::Trusting => counters.write_whole(transaction, &Details::of(states), "").await,
-            Form::Whole => counters.write_whole(transaction, &Details::of(states), JOIN_DEVICES).await,
-            Form::Reduced => counters.write(transaction).await,
+            Form::Trusting => counters.write_whole(transaction, &Details::of(states), "").await?,
+            Form::Whole => counters.write_whole(transaction, &Details::of(states), JOIN_DEVICES).await?,
+            Form::Reduced => counters.write(transaction).await?,
         }
+        if form == Form::Reduced { Ok(()) } else { write_downlinks(transaction, states).await }
     }
+}
+
+/// Writes what became of downlinks into their rows, if they have any: a device's own only.
+async fn write_downlinks(transaction: &Transaction<'_>, states: &[DeviceState]) -> Result<(), WorkError> {
+    let outcomes: Vec<(i64, &DownlinkOutcome)> =
+        states.iter().flat_map(|state| state.downlinks.iter().map(|outcome| (state.device.0, outcome))).collect();
+    if outcomes.is_empty() {
+        return Ok(());
+    }
+    let statement = transaction
+        .prepare_cached(
+            "UPDATE downlink d SET f_cnt_down = coalesce(n.f_cnt_down, d.f_cnt_down),
+                sent_at = coalesce(n.sent_at, d.sent_at), acknowledged_at = coalesce(n.acknowledged_at, d.acknowledged_at),
+                is_acknowledged = coalesce(n.is_acknowledged, d.is_acknowledged)
+             FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::timestamptz[], $5::timestamptz[], $6::boolean[])
+                  AS n(device_id, queue_item_id, f_cnt_down, sent_at, acknowledged_at, is_acknowledged)
+             WHERE d.queue_item_id = n.queue_item_id AND d.device_id = n.device_id",
+        )
+        .await?;
+    let devices: Vec<i64> = outcomes.iter().map(|(device, _)| *device).collect();
+    let items: Vec<&str> = outcomes.iter().map(|(_, outcome)| outcome.queue_item_id.as_str()).collect();
+    let f_cnts: Vec<Option<i64>> = outcomes.iter().map(|(_, outcome)| outcome.f_cnt_down.map(i64::from)).collect();
+    let sent_at: Vec<_> = outcomes.iter().map(|(_, outcome)| outcome.sent_at_ms.and_then(time)).collect();
+    let acknowledged_at: Vec<_> =
+        outcomes.iter().map(|(_, outcome)| outcome.acknowledged_at_ms.and_then(time)).collect();
+    let acknowledged: Vec<Option<bool>> = outcomes.iter().map(|(_, outcome)| outcome.is_acknowledged).collect();
+    transaction.execute(&statement, &[&devices, &items, &f_cnts, &sent_at, &acknowledged_at, &acknowledged]).await?;
+    Ok(())
 }
 
 /// The columns that PostgreSQL never refuses.

@@ -11,6 +11,7 @@ use futures_util::Stream;
 use serde_json::{Value, json};
 use sluse_actors::reload::Reloader;
 use sluse_engine::callers::CallersSubscriber;
+use sluse_engine::chirpstack_api::{ChirpstackApi, ChirpstackApiConfig};
 use sluse_engine::identity::Identities;
 use sluse_engine::mail::NoMailer;
 use sluse_engine::probe::Probes;
@@ -23,10 +24,12 @@ use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
-    Accepted, Arrival, CallersEpoch, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, Mailer, Readiness,
-    RefusedArrival, TailEvent, TailFilter,
+    Accepted, Arrival, CallersEpoch, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, Mailer, NetworkServer,
+    Readiness, RefusedArrival, TailEvent, TailFilter,
 };
 use sluse_schema::secret::Secret;
+
+use crate::network_server::{self, FakeChirpstack};
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
@@ -134,6 +137,7 @@ async fn serve(
     readiness: Arc<FakeReadiness>,
     log_in: LogInProviders,
     mailer: Arc<dyn Mailer>,
+    network: Option<Arc<dyn NetworkServer>>,
 ) -> HttpServer {
     let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
     let callers = Arc::new(CallersEpoch::default());
@@ -145,6 +149,7 @@ async fn serve(
         decoder: Arc::new(PanickingDecoder),
         tail: Arc::new(SilentTail),
         readiness,
+        network,
         limits: None,
         log_in,
         identities: Arc::new(Identities::new(store)),
@@ -176,6 +181,7 @@ pub struct Api {
     pub admin: String,
     /// Of its database.
     pub url: Secret,
+    pub network: Option<Arc<dyn NetworkServer>>,
     _server: Arc<Server>,
 }
 
@@ -189,19 +195,34 @@ impl Api {
 
     /// With this instead of no mail server.
     pub async fn start_with_mail(mailer: Arc<dyn Mailer>) -> Self {
-        Self::build("127.0.0.1:0".parse().unwrap(), LogInProviders::default(), mailer).await
+        Self::build("127.0.0.1:0".parse().unwrap(), LogInProviders::default(), mailer, None).await
+    }
+
+    /// With a ChirpStack behind it.
+    pub async fn start_with_network() -> (Self, FakeChirpstack) {
+        let chirpstack = FakeChirpstack::start().await;
+        let key = Secret::new(network_server::KEY);
+        let config = ChirpstackApiConfig { url: chirpstack.url(), key, ca_file: None };
+        let network = Arc::new(ChirpstackApi::new(&config).unwrap());
+        let listen = "127.0.0.1:0".parse().unwrap();
+        (Self::build(listen, LogInProviders::default(), Arc::new(NoMailer), Some(network)).await, chirpstack)
     }
 
     pub async fn start_on(listen: SocketAddr) -> Self {
-        Self::build(listen, LogInProviders::default(), Arc::new(NoMailer)).await
+        Self::build(listen, LogInProviders::default(), Arc::new(NoMailer), None).await
     }
 
     /// With somebody who vouches for people.
     pub async fn start_with(log_in: LogInProviders) -> Self {
-        Self::build("127.0.0.1:0".parse().unwrap(), log_in, Arc::new(NoMailer)).await
+        Self::build("127.0.0.1:0".parse().unwrap(), log_in, Arc::new(NoMailer), None).await
     }
 
-    async fn build(listen: SocketAddr, log_in: LogInProviders, mailer: Arc<dyn Mailer>) -> Self {
+    async fn build(
+        listen: SocketAddr,
+        log_in: LogInProviders,
+        mailer: Arc<dyn Mailer>,
+        network: Option<Arc<dyn NetworkServer>>,
+    ) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -218,7 +239,7 @@ impl Api {
 
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());
-        let http = serve(listen, &store, intake.clone(), readiness.clone(), log_in, mailer).await;
+        let http = serve(listen, &store, intake.clone(), readiness.clone(), log_in, mailer, network.clone()).await;
         let addr = http.addrs[0];
         let client = reqwest::Client::new();
         let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
@@ -233,6 +254,7 @@ impl Api {
             browser,
             admin: String::new(),
             url,
+            network,
             _server: server,
         };
         api.admin = api.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
@@ -244,7 +266,8 @@ impl Api {
         let store = connect(self.url.clone()).await;
         let listen = "127.0.0.1:0".parse().unwrap();
         let http =
-            serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer)).await;
+            serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer), None)
+                .await;
         format!("http://{}/api/v1", http.addrs[0])
     }
 

@@ -1,7 +1,7 @@
 //! State rows that follow the log.
 
 use bytes::Bytes;
-use sluse_schema::device::{DeviceCounters, DeviceState, Latest, LinkState, SeenEvent, Transmission};
+use sluse_schema::device::{DeviceCounters, DeviceState, DownlinkOutcome, Latest, LinkState, SeenEvent, Transmission};
 use sluse_schema::id::DeviceId;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::{DeviceStore, StateBatch, StoreError};
@@ -38,6 +38,7 @@ fn state(device: i64, offset: u64) -> DeviceState {
         window: [transmission].into(),
         seen: [SeenEvent { repeat_key: u64::MAX, offset, received_at_ms: AT_MS }].into(),
         link: LinkState { dev_addr: Some("0102\x000304".into()), margin_db: Some(7), ..LinkState::default() },
+        downlinks: Vec::new(),
         f_cnt: Some(7),
         counters: DeviceCounters { num_uplinks: 3, num_repeats: 2, num_decode_failures: 1, num_f_cnt_missing: 4 },
     }
@@ -211,4 +212,36 @@ async fn what_a_row_costs() {
             us_per_row(wall_seconds),
         );
     }
+}
+
+#[tokio::test]
+async fn what_became_of_a_downlink_is_written_into_its_own_row_with_the_state() {
+    let database = Database::with_devices(2).await;
+    let epoch = take(&database).await;
+    let client = database.store.pool().get().await.unwrap();
+    client
+        .batch_execute(
+            "INSERT INTO downlink (device_id, queue_item_id, payload, port) VALUES (1, 'a', '\\x01', 5), (2, 'b', '\\x01', 5)",
+        )
+        .await
+        .unwrap();
+    let outcome = |item: &str, sent: bool| DownlinkOutcome {
+        queue_item_id: item.into(),
+        f_cnt_down: Some(9),
+        sent_at_ms: sent.then_some(AT_MS),
+        acknowledged_at_ms: (!sent).then_some(AT_MS + 1000),
+        is_acknowledged: (!sent).then_some(true),
+    };
+    // Device 1 speaks of its own downlink, of device 2's, and of one that nobody made.
+    let mut first = state(1, 5);
+    first.downlinks = vec![outcome("a", true), outcome("b", true), outcome("nobody's", true)];
+    database.store.store_states(&batch(epoch, vec![first], 5)).await.unwrap();
+    let sent = "SELECT count(*) FROM downlink WHERE sent_at IS NOT NULL AND f_cnt_down = 9";
+    assert_eq!(database.number(sent).await, 1);
+    let mut later = state(1, 6);
+    later.downlinks = vec![outcome("a", false)];
+    database.store.store_states(&batch(epoch, vec![later], 6)).await.unwrap();
+    let both =
+        "SELECT count(*) FROM downlink WHERE queue_item_id = 'a' AND sent_at < acknowledged_at AND is_acknowledged";
+    assert_eq!(database.number(both).await, 1);
 }

@@ -62,7 +62,7 @@ fn result(item: &Value, outcome: ApiResult<Value>) -> ApiResult<Value> {
     match outcome {
         Ok(data) => Ok(json!({"data": data, "idMetadata": about})),
         // Only what is wrong with this one device is said beside it.
-        Err(error) if error.status().as_u16() == 400 || error.status().as_u16() == 404 => {
+        Err(error) if [400, 404].contains(&error.status().as_u16()) || error.body().get("statusCode").is_none() => {
             Ok(json!({"idMetadata": about, "error": {"message": error.body()["message"]}}))
         }
         Err(error) => Err(error),

@@ -57,7 +57,7 @@ fn fields(row: &DeviceRow, secrets: Secrets) -> Map<String, Value> {
             shown.insert("deviceEUI".into(), eui);
             shown.insert(OTAA_KEY.into(), secret(OTAA_KEY));
             shown.insert("deviceProfileName".into(), setting("deviceProfileName"));
-            shown.insert("chirpstackApplicationId".into(), Value::Null);
+            shown.insert("chirpstackApplicationId".into(), setting("chirpstackApplicationId"));
         }
         DeviceType::Sigfox => {
             for name in ["deviceId", "deviceTypeId", "groupId", "downlinkPayload"] {

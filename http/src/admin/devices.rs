@@ -1,4 +1,4 @@
-//! IoT devices: `/iot-device`. Radio devices are kept without asking a network server; their queue of downlinks is empty here.
+//! IoT devices: `/iot-device`. Radio devices stand in the network server too ([`super::lorawan_devices`], [`super::downlinks`]).
 //!
 //! `GET /iot-device/:id` adds to the reference: `linkState` (battery, margin, last join …), `counters`, signal figures per
 //! transmission.
@@ -11,14 +11,16 @@ use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
-use sluse_schema::port::admin::{AdminError, AdminStore};
+use sluse_schema::port::admin::{AdminError, AdminStore, ChangedBy};
 use sluse_schema::secret::Secret;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
+use super::device_shape::OTAA_KEY;
+use super::lorawan_devices::{self, Writing};
 use super::mask::Secrets;
-use super::{device_batch, device_csv, device_remote, device_shape, sigfox_downlink, view};
+use super::{device_batch, device_csv, device_remote, device_shape, downlinks, sigfox_downlink, view};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -45,7 +47,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
         .service(read)
         .service(update)
         .service(delete)
-        .service(downlinks)
+        .service(waiting_downlinks)
         .service(send_downlink)
         .service(sent_downlinks)
         .service(flush_downlinks);
@@ -114,6 +116,12 @@ async fn model_of(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
     }
 }
 
+/// How a device of this type is written when the network server has to hold it too.
+fn writing<'a>(state: &'a AppState, by: &'a ChangedBy, kind: DeviceType) -> Option<Writing<'a>> {
+    let server = state.network().filter(|_| kind == DeviceType::Lorawan)?;
+    Some(Writing { state, server, by })
+}
+
 /// Creates a device.
 #[utoipa::path(
     tag = "iot-device",
@@ -128,7 +136,12 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
     form.finish()?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let row = create_one(&caller, &state, input).await?;
-    Ok(uncached(created(shown(state.admin(), &row).await?)))
+    let mut answer = shown(state.admin(), &row).await?;
+    if let Some(sent) = row.fields.secrets.get(OTAA_KEY) {
+        // Whoever sent it is told what was stored.
+        answer[OTAA_KEY] = sent.reveal().into();
+    }
+    Ok(uncached(created(answer)))
 }
 
 /// Creates one device that was read without errors.
@@ -138,7 +151,10 @@ pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: Device
     let organization = access::organization_of(&resource);
     let permit = caller.write(resource)?;
     let fields = device_remote::prepare(state, organization, None, input.into_new(new_api_key)).await?;
-    admin.create_device(&permit, &caller.changed_by, &fields).await.map_err(of_store)
+    match writing(state, &caller.changed_by, fields.kind) {
+        Some(writing) => writing.create(&permit, fields).await,
+        None => admin.create_device(&permit, &caller.changed_by, &fields).await.map_err(of_store),
+    }
 }
 
 /// Changes a device.
@@ -189,6 +205,9 @@ pub async fn update_one(
     let target_permit = caller.write(resource)?;
     let fields = input.into_changed(&stored.fields);
     let fields = device_remote::prepare(state, organization, Some(&stored.fields), fields).await?;
+    if let Some(writing) = writing(state, &caller.changed_by, fields.kind) {
+        return writing.update(&permit, &target_permit, stored, fields).await;
+    }
     admin.update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await.map_err(of_store)
 }
 
@@ -218,7 +237,10 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     application["belongsTo"] = referred.organization(row.organization);
     shown["application"] = application;
     shown["deviceModel"] = model_of(admin, &row).await?;
-    if let Some((name, settings)) = device_shape::settings(&row, secrets) {
+    if let Some((name, mut settings)) = device_shape::settings(&row, secrets) {
+        if row.fields.kind == DeviceType::Lorawan {
+            lorawan_devices::enrich(&state, &row, device_state.as_ref(), &mut settings).await;
+        }
         shown[name] = settings;
     }
     let latest = device_state.as_ref().and_then(|s| s.latest.as_ref());
@@ -251,7 +273,11 @@ async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let permit = caller.write(row.resource())?;
     match admin.delete_device(&permit, &caller.changed_by, row.id).await {
         Err(AdminError::NotFound) => Err(gone()),
-        other => Ok(deleted(other?)),
+        other => {
+            let num = other?;
+            lorawan_devices::deleted(&state, &row).await;
+            Ok(deleted(num))
+        }
     }
 }
 
@@ -300,11 +326,14 @@ async fn change_application(caller: Caller<Reader>, state: State, id: PathId, bo
     let routes = read_routes(body.0.get("dataTargetToPayloadDecoderIds"))?;
     let resource = check_references(admin, application, device_model).await?;
     let target_permit = caller.write(resource)?;
-    let fields = DeviceFields { application, device_model, ..row.fields };
-    let row = admin
-        .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
-        .await
-        .map_err(of_store)?;
+    let fields = DeviceFields { application, device_model, ..row.fields.clone() };
+    let row = match writing(&state, &caller.changed_by, fields.kind) {
+        Some(writing) => writing.relocate(&permit, &target_permit, &row, fields, &routes).await?,
+        None => admin
+            .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
+            .await
+            .map_err(of_store)?,
+    };
     Ok(ok(shown(admin, &row).await?))
 }
 
@@ -369,7 +398,7 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Lorawan => Ok(ok(lorawan_devices::stats(&state, &row).await)),
         DeviceType::Sigfox => {
             let stored = state.admin().device_state(row.id).await?;
             Ok(ok(sigfox_downlink::daily_signal(stored.as_ref().map_or(&[][..], |s| &s.transmissions))))
@@ -378,7 +407,7 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     }
 }
 
-/// What waits to be sent to a device, or was sent: nothing as long as no network server is asked.
+/// What waits to be sent to a device.
 #[utoipa::path(
     tag = "iot-device",
     params(("id" = i64, Path)),
@@ -386,8 +415,14 @@ async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/iot-device/{id}/downlink")]
-async fn downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    downlinks_of(&caller, &state, id).await
+async fn waiting_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    caller.read(row.resource())?;
+    match row.fields.kind {
+        DeviceType::Lorawan => downlinks::waiting(&state, &row).await,
+        DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
+        _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
+    }
 }
 
 /// Downlinks that were sent, newest first.
@@ -399,14 +434,10 @@ async fn downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResul
 )]
 #[get("/iot-device/{id}/historicalDownlink")]
 async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    downlinks_of(&caller, &state, id).await
-}
-
-async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Lorawan => downlinks::sent(&state, &row).await,
         DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
@@ -423,10 +454,17 @@ async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> Api
 #[post("/iot-device/{id}/downlink")]
 async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
-    if row.fields.kind == DeviceType::Sigfox {
-        return sigfox_downlink::set(&caller, &state, row, &body.0).await;
+    match row.fields.kind {
+        DeviceType::Lorawan => {
+            let permit = caller.write(row.resource())?;
+            downlinks::send(&state, &permit, &caller.changed_by, &row, &body.0).await
+        }
+        DeviceType::Sigfox => sigfox_downlink::set(&caller, &state, row, &body.0).await,
+        _ => {
+            caller.write(row.resource())?;
+            Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE))
+        }
     }
-    refuse_downlink(&caller, &state, id).await
 }
 
 /// Empties the queue of downlinks.
@@ -438,17 +476,10 @@ async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: J
 )]
 #[post("/iot-device/{id}/flushDownlinkQueue")]
 async fn flush_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    refuse_downlink(&caller, &state, id).await
-}
-
-/// No network server is connected yet, so that no device can be sent anything.
-async fn refuse_downlink(caller: &Caller<Reader>, state: &State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
-    caller.write(row.resource())?;
+    let permit = caller.write(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan | DeviceType::Sigfox => {
-            Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "no network server is connected to send downlinks through"))
-        }
+        DeviceType::Lorawan => downlinks::flush(&state, &permit, &caller.changed_by, &row).await,
         _ => Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE)),
     }
 }

@@ -42,10 +42,9 @@ async fn search(caller: Caller<Reader>, query: Query, state: web::Data<AppState>
     if text.is_empty() {
         return Err(ApiError::bad_request(code::QUERY_MUST_NOT_BE_EMPTY));
     }
-    let found = state
-        .admin()
-        .search(&SearchQuery { text, visible: caller.principal.visible_applications(), limit, offset })
-        .await?;
+    let visible = caller.principal.visible_applications();
+    let gateways_of = (!caller.principal.is_global_admin()).then(|| caller.principal.organizations());
+    let found = state.admin().search(&SearchQuery { text, visible, gateways_of, limit, offset }).await?;
     Ok(listed(found.rows.iter().map(shown).collect(), found.num_all))
 }
 

@@ -35,6 +35,7 @@ pub mod access;
 pub mod applications;
 pub mod content;
 pub mod devices;
+pub mod lorawan;
 pub mod targets;
 pub mod tenants;
 

@@ -277,6 +277,10 @@ fn table(entity: ChangedEntity) -> Option<&'static str> {
         ChangedEntity::SigfoxGroup => Some("sigfox_group"),
         ChangedEntity::SigfoxDeviceType => None,
         ChangedEntity::TargetRequest => Some("target_request"),
+        ChangedEntity::Gateway => Some("gateway"),
+        ChangedEntity::DeviceProfile => Some("device_profile"),
+        ChangedEntity::Multicast => Some("multicast"),
+        ChangedEntity::Downlink => Some("downlink"),
     }
 }
 
@@ -309,6 +313,10 @@ fn links(entity: ChangedEntity) -> &'static str {
         ChangedEntity::Connection => {
             "jsonb_build_object('devices', \
              ARRAY(SELECT device_id FROM connection_device d WHERE d.connection_id = t.id ORDER BY 1))"
+        }
+        ChangedEntity::Multicast => {
+            "jsonb_build_object('devices', \
+             ARRAY(SELECT device_id FROM multicast_device d WHERE d.multicast_id = t.id ORDER BY 1))"
         }
         _ => "'{}'::jsonb",
     }

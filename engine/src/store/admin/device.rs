@@ -19,14 +19,14 @@ use super::change::{ChangeAction, Write};
 use super::related::{application_resource, covers, organization_of, stamps, visible_ids};
 use super::{PgAdminStore, pg, secrets};
 
-const COLUMNS: &str = "d.id, d.application_id, a.organization_id, d.device_model_id, d.type, d.name, d.longitude, \
+pub(super) const COLUMNS: &str = "d.id, d.application_id, a.organization_id, d.device_model_id, d.type, d.name, d.longitude, \
      d.latitude, d.comment_on_location, d.comment, d.metadata, d.device_eui, d.api_key_enc, d.settings, d.settings_enc, \
      d.created_at, d.updated_at, d.created_by, d.updated_by";
 
-const FROM: &str = "FROM iot_device d JOIN application a ON a.id = d.application_id";
+pub(super) const FROM: &str = "FROM iot_device d JOIN application a ON a.id = d.application_id";
 
 impl PgAdminStore {
-    fn device_of(&self, row: &Row) -> Result<DeviceRow, AdminError> {
+    pub(super) fn device_of(&self, row: &Row) -> Result<DeviceRow, AdminError> {
         let kind: &str = row.try_get("type").map_err(pg)?;
         let settings: Value = row.try_get("settings").map_err(pg)?;
         let api_key: Option<&[u8]> = row.try_get("api_key_enc").map_err(pg)?;

@@ -21,8 +21,13 @@ mod user_access;
 mod connection;
 mod decoder;
 mod device;
+mod device_profile;
+mod downlink;
+mod gateway;
 mod inspect;
 mod login;
+mod multicast;
+mod network_task;
 mod related;
 mod search;
 mod secrets;
@@ -98,10 +103,17 @@ pub(crate) fn pg(error: tokio_postgres::Error) -> AdminError {
 }
 
 fn column_of(constraint: &str) -> &'static str {
-    [("email", "e-mail"), ("device_eui", "devEUI"), ("api_key", "API key"), ("name_id", "name id"), ("name", "name")]
-        .into_iter()
-        .find(|(part, _)| constraint.contains(part))
-        .map_or("a unique value", |(_, name)| name)
+    [
+        ("email", "e-mail"),
+        ("device_eui", "devEUI"),
+        ("gateway_id", "gateway id"),
+        ("api_key", "API key"),
+        ("name_id", "name id"),
+        ("name", "name"),
+    ]
+    .into_iter()
+    .find(|(part, _)| constraint.contains(part))
+    .map_or("a unique value", |(_, name)| name)
 }
 
 fn table_of(table: &str) -> &'static str {
@@ -116,6 +128,7 @@ fn table_of(table: &str) -> &'static str {
         "payload_decoder" => "payload decoder",
         "device_model" => "device model",
         "gateway" => "gateway",
+        "multicast" | "multicast_device" => "multicast group",
         _ => "another row",
     }
 }

@@ -10,6 +10,7 @@ use sluse_schema::port::admin::search::{Found, Hit, NUM_COUNTED_MAX, SearchQuery
 use sluse_schema::port::admin::{AdminError, Listed, Stamps};
 use tokio_postgres::Row;
 
+use super::gateway::organization_ids;
 use super::related::visible_ids;
 use super::{PgAdminStore, pg};
 
@@ -67,6 +68,10 @@ fn pattern(text: &str) -> String {
     pattern
 }
 
+/// Gateways that somebody owns, by a part of their name or id, within the organisations of `$10` (NULL: all).
+const GATEWAYS: &str = "gateway g WHERE (g.name ILIKE $1 OR g.gateway_id ILIKE $1) AND g.organization_id IS NOT NULL \
+     AND ($10::bigint[] IS NULL OR g.organization_id = ANY($10))";
+
 /// Every kind's part of the statement: the same columns from each.
 fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
     let visible = |organization: &str, application: &str| {
@@ -97,11 +102,15 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
                     COALESCE(d.settings->>'deviceEUI', d.device_eui), \
                     CASE WHEN d.type = 'SIGFOX' THEN d.settings->>'deviceId' END, d.api_key_hash IS NOT NULL \
              FROM iot_device d JOIN application a ON a.id = d.application_id WHERE ({device_hits}) AND {devices_visible} \
-             ORDER BY d.updated_at DESC, d.id DESC LIMIT $7 + $8)), \
+             ORDER BY d.updated_at DESC, d.id DESC LIMIT $7 + $8) \
+            UNION ALL \
+            (SELECT 'Gateway', g.id, g.name, g.organization_id, g.created_at, g.updated_at, NULL, NULL, g.gateway_id, NULL, false \
+             FROM {GATEWAYS} ORDER BY g.updated_at DESC, g.id DESC LIMIT $7 + $8)), \
          page AS (SELECT * FROM hits ORDER BY updated_at DESC, id DESC LIMIT $7 OFFSET $8) \
          SELECT p.*, n.num_all FROM ( \
             SELECT (SELECT count(*) FROM (SELECT 1 FROM {applications} LIMIT $9) c) \
-                 + (SELECT count(*) FROM (SELECT 1 FROM {counted_devices} LIMIT $9) c) AS num_all) n \
+                 + (SELECT count(*) FROM (SELECT 1 FROM {counted_devices} LIMIT $9) c) \
+                 + (SELECT count(*) FROM (SELECT 1 FROM {GATEWAYS} LIMIT $9) c) AS num_all) n \
          LEFT JOIN page p ON true ORDER BY p.updated_at DESC, p.id DESC"
     )
 }
@@ -110,6 +119,7 @@ fn found_of(row: &Row) -> Result<Found, AdminError> {
     let kind: &str = row.try_get("kind").map_err(pg)?;
     let hit = match kind {
         "Application" => Hit::Application,
+        "Gateway" => Hit::Gateway { gateway: row.try_get("device_eui").map_err(pg)? },
         _ => Hit::Device {
             application: ApplicationId(row.try_get("application_id").map_err(pg)?),
             kind: row.try_get("device_type").map_err(pg)?,
@@ -152,6 +162,7 @@ impl SearchStore for PgAdminStore {
                 Type::INT8,
                 Type::INT8,
                 Type::INT8,
+                Type::INT8_ARRAY,
             ]
         };
         // Planned for this very text: how many names hold it decides which index is right.
@@ -169,6 +180,7 @@ impl SearchStore for PgAdminStore {
                     &query.limit,
                     &query.offset,
                     &NUM_COUNTED_MAX,
+                    &organization_ids(&query.gateways_of),
                 ],
             )
             .await

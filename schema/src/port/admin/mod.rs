@@ -11,8 +11,10 @@ pub mod connection;
 pub mod decoder;
 pub mod device;
 pub mod device_model;
+pub mod gateway;
 pub mod inspect;
 pub mod login;
+pub mod lorawan;
 pub mod organization;
 pub mod permission;
 pub mod search;
@@ -35,8 +37,10 @@ pub use connection::ConnectionAdminStore;
 pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
+pub use gateway::GatewayAdminStore;
 pub use inspect::InspectStore;
 pub use login::LogInStore;
+pub use lorawan::{DownlinkStore, MulticastStore, NetworkTaskStore, ProfileStore};
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
@@ -68,6 +72,11 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + GatewayAdminStore
+    + ProfileStore
+    + MulticastStore
+    + DownlinkStore
+    + NetworkTaskStore
     + ApiKeyStore
     + AuditStore
     + LogInStore

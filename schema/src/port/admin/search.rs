@@ -6,6 +6,7 @@ use std::fmt::Debug;
 
 use async_trait::async_trait;
 
+use super::gateway::Organizations;
 use super::{AdminError, Listed, Stamps};
 use crate::id::{ApplicationId, OrganizationId};
 use crate::permission::Visible;
@@ -20,6 +21,8 @@ pub struct SearchQuery {
     pub text: String,
     /// Applications and devices that may be found.
     pub visible: Visible,
+    /// Organisations whose gateways may be found.
+    pub gateways_of: Organizations,
     pub limit: i64,
     pub offset: i64,
 }
