@@ -20,7 +20,8 @@ CREATE TABLE sigfox_group (
 
 -- The one authority behind the certificates of MQTT devices, made when the first is asked for.
 CREATE TABLE certificate_authority (
-    id integer PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    -- bigint as every other id: key rotation walks encrypted columns by it.
+    id bigint PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     -- PEM.
     certificate text NOT NULL,
     key_enc bytea NOT NULL,
