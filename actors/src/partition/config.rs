@@ -37,7 +37,7 @@ impl Default for DeviceStageConfig {
             limits: WindowLimits { num_open_max: 4_096, num_bytes_max: 16 << 20, num_step_max: 1_000 },
             step_interval: Duration::from_millis(25),
             flush_interval: Duration::from_secs(1),
-            num_flush_rows_max: 1_000,
+            num_flush_rows_max: 200,
             passivate_after: Duration::from_secs(900),
             num_active_max: 50_000,
             num_activate_max: 1_000,

@@ -125,7 +125,11 @@ impl PartitionConsumer {
         self.ports.log.set_retention_floor(Topic::Uplinks, self.partition, taken.state);
         self.window = Window::new(taken.state, self.config.limits);
         self.replay_until = (taken.state < taken.committed).then_some(taken.committed);
-        ctx.run_interval(self.config.flush_interval, Self::flush_when_due);
+        // Partitions take turns within the interval: all of them at once would be felt as a delay every time.
+        let turn = self.config.flush_interval * self.partition.0 / self.ports.log.num_partitions().max(1);
+        ctx.run_later(turn, |actor, ctx| {
+            ctx.run_interval(actor.config.flush_interval, Self::flush_when_due);
+        });
         ctx.run_interval(Duration::from_secs(10), Self::tidy);
         self.fetch_when_room(ctx);
         self.settle_drain(ctx);
