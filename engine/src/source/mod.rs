@@ -2,13 +2,14 @@
 //! [`Intake`](sluse_schema::port::Intake).
 //!
 //! Reading order: [`event`] (what is taken in), [`ack_window`] and [`lanes`] (pure: in which order), [`gateway_state`],
-//! [`chirpstack`] (the source), `session` (one connection of it).
+//! [`chirpstack`] (the source), `session` (its connections, one after another), `link` (a connection's packets).
 
 pub mod ack_window;
 pub mod chirpstack;
 pub mod event;
 pub mod gateway_state;
 pub mod lanes;
+mod link;
 pub mod metrics;
 mod session;
 
