@@ -66,6 +66,8 @@ pub enum BuildError {
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
     Store(#[from] sluse_schema::port::StoreError),
+    #[error("a thread of the pipeline ended while it was built")]
+    Arbiter,
     #[error("this program's own path is not known, so it cannot start decoder workers: {0}")]
     OwnPath(#[source] std::io::Error),
 }
@@ -94,7 +96,7 @@ pub async fn build(
     store: &Arc<Store>,
     metrics: &Metrics,
 ) -> Result<Pipeline, BuildError> {
-    let arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
+    let mut arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
 
     // ── receivers: how a delivery leaves ────────────────────────────────────────────────────────────────────────────
@@ -161,7 +163,13 @@ pub async fn build(
             let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", keys.node_id));
             source.ca_file = config.chirpstack.ca_certificates.clone();
             source.receive_max = config.chirpstack.receive_maximum;
-            Some(ChirpstackSource::start(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?)
+            // With the gate behind it, a thread of its own: what reads, checks and acknowledges is a steady load that neither
+            // administration nor a busy partition is to wait for.
+            let (intake, gateways) = (Arc::clone(&gate), Arc::clone(store));
+            let arbiter = Arbiter::new();
+            let started = on_arbiter(&arbiter, move || ChirpstackSource::start(source, intake as _, gateways as _));
+            arbiters.push(arbiter);
+            Some(started.await.ok_or(BuildError::Arbiter)??)
         }
     };
     let render = {
@@ -185,6 +193,16 @@ pub async fn build(
     )?;
     tasks.push(tokio::spawn(Arc::clone(store).keep_house()));
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
+}
+
+/// Runs `start` on an arbiter's thread, so that the tasks it spawns live there; `None` when the arbiter is gone.
+async fn on_arbiter<T: Send + 'static>(arbiter: &Arbiter, start: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (tell, told) = tokio::sync::oneshot::channel();
+    arbiter.spawn_fn(move || {
+        // Nobody waits any more when the build was given up.
+        let _ = tell.send(start());
+    });
+    told.await.ok()
 }
 
 /// Hands partitions to the stages and takes them back, as the log says. Uplinks and deliveries partitions go together.
