@@ -2,7 +2,7 @@
 //! A black box: it knows the wire formats and the REST API, nothing of the engine's inside.
 //!
 //! Reading order: [`scenario`] (what is played), [`city`] (a run from beginning to end), [`fleet`], [`payloads`],
-//! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`],
+//! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`] with [`serve_http`],
 //! [`oracle`] and [`verdict`] (the judgement), [`report`] and [`meter`] (what is shown), [`admin_api`] and [`engine_process`].
 //!
 //! Exit code: 0 when every promise was kept, 1 when one was broken or the run could not be made.
@@ -24,6 +24,7 @@ mod payloads;
 mod receivers;
 mod report;
 mod scenario;
+mod serve_http;
 mod verdict;
 
 use std::process::ExitCode;
