@@ -167,9 +167,10 @@ pub async fn build(
             // administration nor a busy partition is to wait for.
             let (intake, gateways) = (Arc::clone(&gate), Arc::clone(store));
             let arbiter = Arbiter::new();
-            let started = on_arbiter(&arbiter, move || ChirpstackSource::start(source, intake as _, gateways as _));
+            let started =
+                on_arbiter(&arbiter, move || ChirpstackSource::start(source, intake as _, gateways as _)).await;
             arbiters.push(arbiter);
-            Some(started.await.ok_or(BuildError::Arbiter)??)
+            Some(started.ok_or(BuildError::Arbiter)??)
         }
     };
     let render = {

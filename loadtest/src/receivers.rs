@@ -26,7 +26,7 @@ use crate::clock::RunClock;
 use crate::fleet::Fleet;
 use crate::oracle::{DutyId, Oracle, UplinkRef};
 use crate::scenario::{Behaviour, Target};
-use crate::serve_http::{Answer, Seen, serve};
+use crate::serve_http::{Answer, Answering, Seen, serve};
 
 /// Largest body that is read.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -167,9 +167,8 @@ impl Receiver {
             let receiver = Arc::clone(&self);
             connections.spawn(async move {
                 let authorization = receiver.authorization();
-                let answer = async |seen: Seen, body: &[u8]| receiver.answer(seen, body).await;
                 // A connection that breaks is the other side's business.
-                let _ = serve(stream, &authorization, BODY_BYTES_MAX, answer).await;
+                let _ = serve(stream, &authorization, BODY_BYTES_MAX, &*receiver).await;
             });
             while connections.try_join_next().is_some() {}
         }
@@ -195,6 +194,41 @@ impl Receiver {
         }
     }
 
+    /// Subscribes to the target's topic until it is dropped. `ready` is told of every successful subscription.
+    pub async fn subscribe(
+        self: Arc<Self>,
+        port: u16,
+        topic: String,
+        ready: tokio::sync::mpsc::Sender<()>,
+    ) -> Infallible {
+        let mut options = MqttOptions::new(format!("receiver-{}", topic.replace('/', "-")), "127.0.0.1", port);
+        options.set_clean_start(false).set_session_expiry_interval(Some(600)).set_receive_maximum(Some(4_000));
+        options.set_keep_alive(Duration::from_secs(20)).set_max_packet_size(Some(BODY_BYTES_MAX as u32));
+        let (client, mut events) = AsyncClient::new(options, 16);
+        loop {
+            match events.poll().await {
+                Ok(Event::Incoming(Packet::ConnAck(_))) => {
+                    // The queue of 16 requests has room: nothing else is asked of this client.
+                    let _ = client.try_subscribe(topic.clone(), QoS::AtLeastOnce);
+                }
+                Ok(Event::Incoming(Packet::SubAck(_))) => {
+                    let _ = ready.try_send(());
+                }
+                Ok(Event::Incoming(Packet::Publish(publish))) => {
+                    self.num_requests.fetch_add(1, Relaxed);
+                    self.take(&publish.payload);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(target = self.target.name, %error, "the subscription is lost, trying again");
+                    sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Answering for Receiver {
     async fn answer(&self, seen: Seen, body: &[u8]) -> io::Result<Answer> {
         self.num_requests.fetch_add(1, Relaxed);
         if !seen.is_right {
@@ -232,39 +266,6 @@ impl Receiver {
             }
         }
         Ok(Answer::empty(204))
-    }
-
-    /// Subscribes to the target's topic until it is dropped. `ready` is told of every successful subscription.
-    pub async fn subscribe(
-        self: Arc<Self>,
-        port: u16,
-        topic: String,
-        ready: tokio::sync::mpsc::Sender<()>,
-    ) -> Infallible {
-        let mut options = MqttOptions::new(format!("receiver-{}", topic.replace('/', "-")), "127.0.0.1", port);
-        options.set_clean_start(false).set_session_expiry_interval(Some(600)).set_receive_maximum(Some(4_000));
-        options.set_keep_alive(Duration::from_secs(20)).set_max_packet_size(Some(BODY_BYTES_MAX as u32));
-        let (client, mut events) = AsyncClient::new(options, 16);
-        loop {
-            match events.poll().await {
-                Ok(Event::Incoming(Packet::ConnAck(_))) => {
-                    // The queue of 16 requests has room: nothing else is asked of this client.
-                    let _ = client.try_subscribe(topic.clone(), QoS::AtLeastOnce);
-                }
-                Ok(Event::Incoming(Packet::SubAck(_))) => {
-                    let _ = ready.try_send(());
-                }
-                Ok(Event::Incoming(Packet::Publish(publish))) => {
-                    self.num_requests.fetch_add(1, Relaxed);
-                    self.take(&publish.payload);
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(target = self.target.name, %error, "the subscription is lost, trying again");
-                    sleep(Duration::from_millis(200)).await;
-                }
-            }
-        }
     }
 }
 

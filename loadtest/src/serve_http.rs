@@ -49,7 +49,13 @@ impl Answer {
     }
 }
 
-/// Serves one connection until the other side ends it, or `answer` fails: then it is cut off.
+/// Who answers.
+pub trait Answering: Sync {
+    /// The answer to one request; an error cuts the connection off.
+    fn answer(&self, seen: Seen, body: &[u8]) -> impl Future<Output = io::Result<Answer>> + Send;
+}
+
+/// Serves one connection until the other side ends it, or there is no answer.
 ///
 /// # Errors
 /// The connection broke, or what came is not HTTP.
@@ -57,7 +63,7 @@ pub async fn serve(
     mut stream: TcpStream,
     authorization: &str,
     body_bytes_max: usize,
-    mut answer: impl AsyncFnMut(Seen, &[u8]) -> io::Result<Answer>,
+    answering: &impl Answering,
 ) -> io::Result<()> {
     let (mut inbound, mut outbound) = (BytesMut::with_capacity(READ_BYTES), BytesMut::with_capacity(256));
     loop {
@@ -77,7 +83,7 @@ pub async fn serve(
             }
         }
         let body = &inbound[head.num_bytes..head.num_bytes + head.num_body_bytes];
-        answer(head.seen, body).await?.write(&mut outbound);
+        answering.answer(head.seen, body).await?.write(&mut outbound);
         inbound.advance(head.num_bytes + head.num_body_bytes);
         stream.write_all(&outbound).await?;
         outbound.clear();
@@ -132,23 +138,29 @@ mod tests {
 
     use super::*;
 
+    #[derive(Default)]
+    struct Pedant(std::sync::Mutex<Vec<(bool, Vec<u8>)>>);
+
+    impl Answering for Pedant {
+        async fn answer(&self, seen: Seen, body: &[u8]) -> io::Result<Answer> {
+            self.0.lock().unwrap().push((seen.is_right, body.to_vec()));
+            Ok(if seen.is_right {
+                Answer::empty(204)
+            } else {
+                Answer { status: 503, retry_after_s: Some(2), body: Bytes::from_static(b"no") }
+            })
+        }
+    }
+
     #[tokio::test]
     async fn requests_in_pieces_are_answered_in_turn_and_headers_are_looked_at() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let serving = tokio::spawn(async move {
-            let mut seen = Vec::new();
-            let served = serve(stream, "Bearer x", 100, async |head: Seen, body: &[u8]| {
-                seen.push((head.is_right, body.to_vec()));
-                Ok(if head.is_right {
-                    Answer::empty(204)
-                } else {
-                    Answer { status: 503, retry_after_s: Some(2), body: Bytes::from_static(b"no") }
-                })
-            });
-            let ended = served.await;
-            (ended.is_ok(), seen)
+            let pedant = Pedant::default();
+            let served = serve(stream, "Bearer x", 100, &pedant).await;
+            (served.is_ok(), pedant.0.into_inner().unwrap())
         });
         let right = "POST /in HTTP/1.1\r\nHost: h\r\nIdempotency-Key: k\r\nContent-Type: application/json\r\n\
                      Authorization: Bearer x\r\nContent-Length: 2\r\n\r\n{}";

@@ -1,8 +1,9 @@
 //! What travels between the parent and one worker: batches of jobs out, answers in.
 //!
 //! A batch goes out at once when the worker has had nothing to do for a moment; while frames follow each other, jobs gather for
-//! [`GATHER`] first, or until they are worth a frame of their own, because a frame of one costs as much as one of fifty. At most [`NUM_FRAMES_MAX`] frames are on their way, each of
-//! bounded number, size and expected time, so that turns between decoders stay short.
+//! [`GATHER`] first, or until they are worth a frame of their own, because a frame of one costs as much as one of fifty. At most
+//! [`NUM_FRAMES_MAX`] frames are on their way, each of bounded number, size and expected time, so that turns between decoders stay
+//! short.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +20,9 @@ use super::waiting::Job;
 
 const NUM_FRAMES_MAX: usize = 2;
 /// How long after a frame the next one gathers jobs.
-pub(super) const GATHER: Duration = Duration::from_millis(1);
+pub(super) const GATHER: Duration = Duration::from_millis(2);
 /// Jobs gathered that are worth a frame without waiting, or a second one while the worker still has one.
-const NUM_WORTH_A_FRAME: usize = 16;
+const NUM_WORTH_A_FRAME: usize = 32;
 const BATCH_JOBS_MAX: usize = 256;
 const BATCH_US_MAX: f32 = 5_000.0;
 const BATCH_BYTES_MAX: usize = 1 << 20;
