@@ -17,6 +17,8 @@ pub const STORE_ROWS_REDUCED_TOTAL: &str = "sluse_store_rows_reduced_total";
 pub const STORE_CONNECTIONS: &str = "sluse_store_connections";
 /// Rows deleted for their age or number, by `table`.
 pub const STORE_ROWS_EXPIRED_TOTAL: &str = "sluse_store_rows_expired_total";
+/// Runs of jobs that one node does at a time, on this node, by `job` and `outcome` (`done`, `failed`).
+pub const CLUSTER_JOB_RUNS_TOTAL: &str = "sluse_cluster_job_runs_total";
 /// 1 while Sluse runs, with its `version`.
 pub const BUILD_INFO: &str = "sluse_build_info";
 
@@ -76,6 +78,7 @@ impl std::fmt::Debug for Metrics {
 }
 
 fn describe_other_crates_and_adapters() {
+    crate::mail::describe();
     sluse_actors::metrics::describe();
     sluse_actors::intake::metrics::describe();
     sluse_actors::partition::metrics::describe();
@@ -95,6 +98,7 @@ fn describe() {
     describe_counter!(STORE_ROWS_REDUCED_TOTAL, Unit::Count, "rows refused for their data and reduced, by table");
     describe_gauge!(STORE_CONNECTIONS, Unit::Count, "connections of the pool, by state");
     describe_counter!(STORE_ROWS_EXPIRED_TOTAL, Unit::Count, "rows deleted for their age or number, by table");
+    describe_counter!(CLUSTER_JOB_RUNS_TOTAL, Unit::Count, "runs of jobs that one node does at a time, on this node");
     describe_gauge!(BUILD_INFO, Unit::Count, "1, with the version of sluse");
 }
 

@@ -21,17 +21,22 @@ use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, Log};
+use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer};
 use tokio::task::JoinHandle;
 
+use crate::callers::CallersSubscriber;
 use crate::config::{Config, Durability as ConfiguredDurability};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
+use crate::identity::Identities;
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
+use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
+use crate::sigfox::SigfoxClient;
 use crate::source::{ChirpstackConfig, ChirpstackSource};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
@@ -62,6 +67,10 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("SLUSE_SIGFOX_API_URL: {0}")]
+    Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
+    #[error("mail: {0}")]
+    Mail(#[from] crate::mail::MailSetupError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
@@ -114,7 +123,7 @@ pub async fn build(
     let target_ports = TargetPorts {
         log: Arc::clone(&log) as Arc<dyn Log>,
         store: Arc::clone(store) as _,
-        senders,
+        senders: Arc::clone(&senders) as _,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -143,9 +152,17 @@ pub async fn build(
     );
     let gate = Arc::new(gate.await?);
 
+    // ── mail: what people are written ───────────────────────────────────────────────────────────────────────────────
+    let mailer: Arc<dyn Mailer> = match &config.mail {
+        Some(mail) => Arc::new(SmtpMailer::new(mail)?),
+        None => Arc::new(NoMailer),
+    };
+
     // ── administration reaches running actors ───────────────────────────────────────────────────────────────────────
     let reloader = Reloader::new(Arc::clone(store) as _).await?;
+    let callers = Arc::new(CallersEpoch::default());
     let reloader = reloader
+        .with(Arc::new(CallersSubscriber(Arc::clone(&callers))))
         .with(directory)
         .with(Arc::new(DecoderSubscriber(Arc::clone(&decoder) as _)))
         .with(Arc::new(devices.clone()))
@@ -184,11 +201,16 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            identities: Arc::new(Identities::new(store)),
+            sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
+            probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
                 Arc::clone(&log) as _,
                 chirpstack.as_ref().map(ChirpstackSource::health_cell),
             )),
+            mailer,
+            callers,
             render_metrics: render,
         },
     )?;
@@ -307,6 +329,9 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     let mut http = HttpConfig::new(config.http.listen, keys.jwt_secret.clone());
     http.metrics_listen = config.metrics.listen;
     http.frontend_base_url = config.http.frontend_base_url.clone();
+    http.token_lifetime = config.http.token_lifetime;
+    http.backend_base_url = config.http.backend_base_url.clone();
+    http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;
     http

@@ -1,9 +1,9 @@
 //! Authentication: who is calling. A token (`Authorization: Bearer`, HS256) wins over an API key (`X-API-KEY`); an invalid token
 //! lets the key be tried, as in the reference. A token is good only while its user is active, not expired, and has the token's
-//! version; the account with its groups is one query, kept for five seconds at most and dropped at every change made here.
+//! version; the account with its groups is one query, kept for five seconds at most and dropped at every change of rights that is made
+//! here or heard of from another node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix_web::body::MessageBody;
@@ -18,13 +18,14 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use sluse_schema::id::UserId;
 use sluse_schema::permission::{Principal, PrincipalKind};
+use sluse_schema::port::CallersEpoch;
 use sluse_schema::port::admin::{Account, AdminError, AdminStore};
 
 use crate::config::HttpConfig;
 use crate::context::AppState;
 use crate::error::{ApiError, code};
 
-/// How long a caller's rights may lag behind a change made on another node.
+/// How long a caller's rights may lag behind a change that nobody told this node of.
 const CALLER_TTL: Duration = Duration::from_secs(5);
 const NUM_CALLERS_MAX: usize = 10_000;
 /// Longest token or key that is looked at.
@@ -76,7 +77,7 @@ struct Caller {
     is_active: bool,
     expires_at: Option<DateTime<Utc>>,
     loaded_at: Instant,
-    generation: u64,
+    epoch: u64,
 }
 
 /// Signs and checks tokens, and resolves callers.
@@ -86,8 +87,8 @@ pub struct Authenticator {
     validation: Validation,
     token_lifetime: Duration,
     callers: Cache<CallerKey, Caller>,
-    /// Raised by every change made on this node: what was loaded before does not count.
-    generation: AtomicU64,
+    /// What was loaded in an earlier epoch does not count.
+    epoch: Arc<CallersEpoch>,
 }
 
 impl std::fmt::Debug for Authenticator {
@@ -98,7 +99,7 @@ impl std::fmt::Debug for Authenticator {
 
 impl Authenticator {
     /// With the configured secret.
-    pub fn new(config: &HttpConfig) -> Self {
+    pub fn new(config: &HttpConfig, epoch: Arc<CallersEpoch>) -> Self {
         let secret = config.jwt_secret.reveal().as_bytes();
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
@@ -108,7 +109,7 @@ impl Authenticator {
             validation,
             token_lifetime: config.token_lifetime,
             callers: Cache::new(NUM_CALLERS_MAX),
-            generation: AtomicU64::new(0),
+            epoch,
         }
     }
 
@@ -139,7 +140,7 @@ impl Authenticator {
 
     /// Forgets what is kept of callers: something changed.
     pub fn forget_all(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.epoch.raise();
     }
 
     /// Finds out who is calling.
@@ -164,7 +165,7 @@ impl Authenticator {
         let caller = match self.cached(&key) {
             Some(caller) => caller,
             None => {
-                let generation = self.generation.load(Ordering::Relaxed);
+                let epoch = self.epoch.now();
                 let account = admin
                     .account_of_user(UserId(claims.sub))
                     .await
@@ -178,7 +179,7 @@ impl Authenticator {
                     is_active: account.is_active,
                     expires_at: account.expires_at,
                     loaded_at: Instant::now(),
-                    generation,
+                    epoch,
                 };
                 self.callers.insert(key, caller.clone());
                 caller
@@ -200,7 +201,7 @@ impl Authenticator {
         let caller = match self.cached(&key) {
             Some(caller) => caller,
             None => {
-                let generation = self.generation.load(Ordering::Relaxed);
+                let epoch = self.epoch.now();
                 let found = admin.caller_of_api_key(&hash).await.map_err(later)?.ok_or_else(refused)?;
                 let caller = Caller {
                     principal: Arc::new(Principal::new(
@@ -213,7 +214,7 @@ impl Authenticator {
                     is_active: true,
                     expires_at: found.expires_at,
                     loaded_at: Instant::now(),
-                    generation,
+                    epoch,
                 };
                 self.callers.insert(key, caller.clone());
                 caller
@@ -227,8 +228,7 @@ impl Authenticator {
 
     fn cached(&self, key: &CallerKey) -> Option<Caller> {
         let caller = self.callers.get(key)?;
-        let is_fresh =
-            caller.generation == self.generation.load(Ordering::Relaxed) && caller.loaded_at.elapsed() < CALLER_TTL;
+        let is_fresh = caller.epoch == self.epoch.now() && caller.loaded_at.elapsed() < CALLER_TTL;
         is_fresh.then_some(caller)
     }
 }
@@ -279,7 +279,7 @@ mod tests {
     use super::*;
 
     fn authenticator(secret: &str) -> Authenticator {
-        Authenticator::new(&HttpConfig::new("127.0.0.1:0".parse().unwrap(), Secret::new(secret)))
+        Authenticator::new(&HttpConfig::new("127.0.0.1:0".parse().unwrap(), Secret::new(secret)), Arc::default())
     }
 
     fn account() -> Account {

@@ -22,6 +22,10 @@ pub struct HttpConfig {
     pub metrics_listen: Option<SocketAddr>,
     /// Origin of the web client: the only one that CORS allows.
     pub frontend_base_url: String,
+    /// Where this API is, as browsers and other systems reach it; without a slash at its end, and without `/api/v1`.
+    pub backend_base_url: String,
+    /// The host of our own MQTT broker, as devices are told.
+    pub mqtt_broker_hostname: String,
     /// Signs tokens.
     pub jwt_secret: Secret,
     /// How long a token is good for.
@@ -41,6 +45,8 @@ impl HttpConfig {
             listen,
             metrics_listen: None,
             frontend_base_url: "http://localhost:8081".to_owned(),
+            backend_base_url: "http://localhost:3000".to_owned(),
+            mqtt_broker_hostname: "localhost".to_owned(),
             jwt_secret,
             token_lifetime: Duration::from_secs(9 * 3600),
             trusted_proxies: Vec::new(),

@@ -9,9 +9,12 @@ use actix_web::HttpRequest;
 use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
-use sluse_schema::port::{Decoder, Intake, LiveTail, Readiness};
+use sluse_schema::port::{
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SigfoxApi, TargetProbe,
+};
 
 use crate::admin::live_tail::Watchers;
+use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
@@ -27,6 +30,12 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub identities: Arc<dyn DeviceIdentities>,
+    pub sigfox: Arc<dyn SigfoxApi>,
+    pub probe: Arc<dyn TargetProbe>,
+    pub mailer: Arc<dyn Mailer>,
+    /// Raised when a change was heard of after which callers have to be looked up again.
+    pub callers: Arc<CallersEpoch>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -48,6 +57,7 @@ pub struct AppState {
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
+    pub shares: Shares,
     is_intake_stopped: AtomicBool,
 }
 
@@ -55,12 +65,13 @@ impl AppState {
     /// The state of a server that takes things in.
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
-            authenticator: Authenticator::new(&config),
+            authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
             passwords: Passwords::new(),
             throttle: LogInThrottle::new(),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),
+            shares: Shares::default(),
             is_intake_stopped: AtomicBool::new(false),
             config,
             ports,

@@ -3,32 +3,45 @@
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, get, web};
 use serde_json::{Map, Value, json};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json;
 
 /// Outside the API's prefix.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/healthz", web::get().to(healthz)).route("/readyz", web::get().to(readyz));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(healthz).service(readyz);
 }
 
 /// Below the API's prefix.
-pub fn api_routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("", web::get().to(banner)).route("/healthcheck", web::get().to(healthcheck));
+pub fn api_routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(banner).service(healthcheck);
 }
 
 /// The metrics page, on the main listener or on its own.
-pub fn metrics_routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/metrics", web::get().to(metrics));
+pub fn metrics_routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(metrics);
 }
 
+/// Whether the process answers.
+#[utoipa::path(
+    tag = "health",
+    responses((status = 200)),
+)]
+#[get("/healthz")]
 async fn healthz() -> HttpResponse {
     json::ok(json!({"status": "ok"}))
 }
 
+/// Whether uplinks are taken in, each dependency by name.
+#[utoipa::path(
+    tag = "health",
+    responses((status = 200)),
+)]
+#[get("/readyz")]
 async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let checks = state.ports.readiness.check().await;
     let is_ready = !state.is_intake_stopped() && checks.iter().all(|(_, result)| result.is_ok());
@@ -41,10 +54,22 @@ async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     )
 }
 
+/// The API's banner.
+#[utoipa::path(
+    tag = "default",
+    responses((status = 200)),
+)]
+#[get("")]
 async fn banner() -> HttpResponse {
     json::text(StatusCode::OK, "OS2IoT backend - See /api/v1/docs for Swagger")
 }
 
+/// The reference's health check.
+#[utoipa::path(
+    tag = "default",
+    responses((status = 200)),
+)]
+#[get("/healthcheck")]
 async fn healthcheck(state: web::Data<AppState>) -> ApiResult {
     for (name, result) in state.ports.readiness.check().await {
         if let Err(reason) = result {
@@ -56,6 +81,12 @@ async fn healthcheck(state: web::Data<AppState>) -> ApiResult {
     Ok(json::text(StatusCode::OK, "OK"))
 }
 
+/// Metrics in Prometheus' text format.
+#[utoipa::path(
+    tag = "health",
+    responses((status = 200)),
+)]
+#[get("/metrics")]
 async fn metrics(state: web::Data<AppState>) -> HttpResponse {
     HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8"))

@@ -58,7 +58,11 @@ impl FromRequest for PathId {
     }
 }
 
-fn parse_id(text: &str) -> ApiResult<i64> {
+/// An id in a path.
+///
+/// # Errors
+/// 400 when it is no integer.
+pub fn parse_id(text: &str) -> ApiResult<i64> {
     let is_numeric = text.strip_prefix('-').unwrap_or(text).bytes().all(|b| b.is_ascii_digit());
     if !is_numeric || text.is_empty() || text == "-" {
         return Err(ApiError::bad_request("Validation failed (numeric string is expected)"));

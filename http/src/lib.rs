@@ -2,7 +2,7 @@
 //!
 //! [`start`] takes a configuration and the ports and returns a running server. Reading order: [`server`] (what runs around a
 //! request), [`authn`] and [`authz`] (who calls, and what he may), [`validate`], [`page`] and [`json`] (what comes in and goes out),
-//! then one module per resource below [`admin`].
+//! then one module per resource below [`admin`]. [`openapi`] says how a route is written.
 
 pub mod admin;
 pub mod authn;
@@ -10,11 +10,13 @@ pub mod authz;
 pub mod body;
 pub mod config;
 pub mod context;
+pub mod docs_page;
 pub mod error;
 pub mod health;
 pub mod ingest;
 pub mod json;
 pub mod metrics;
+pub mod openapi;
 pub mod page;
 pub mod password;
 pub mod request_id;

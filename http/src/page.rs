@@ -9,12 +9,30 @@ use actix_web::dev::Payload;
 use actix_web::{FromRequest, HttpRequest};
 use serde_json::json;
 use sluse_schema::port::admin::Page;
+use utoipa::IntoParams;
 
 use crate::config::PAGE_LIMIT_MAX;
 use crate::error::{ApiError, ApiResult};
 use crate::validate::FieldError;
 
 const LIMIT_DEFAULT: i64 = 100;
+
+/// What every list takes, as the document shows it; [`Query`] reads it.
+#[derive(Debug, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct PageQuery {
+    /// Rows on a page, at most 1000.
+    #[param(minimum = 0, default = 100)]
+    pub limit: Option<i64>,
+    /// Rows before the page.
+    #[param(minimum = 0, default = 0)]
+    pub offset: Option<i64>,
+    /// `ASC` or `DESC`, in any case.
+    pub sort: Option<String>,
+    /// The column to sort by; one that the list does not know means the id.
+    #[param(rename = "orderOn")]
+    pub order_on: Option<String>,
+}
 
 /// The query of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +67,20 @@ impl Query {
                 .about(self.as_target())
                 .into_api_error()),
         }
+    }
+
+    /// An integer that must be there.
+    ///
+    /// # Errors
+    /// 400 in the words of the reference's parser of integers.
+    pub fn required_int(&self, name: &str) -> ApiResult<i64> {
+        let text = self.raw(name).unwrap_or_default();
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(ApiError::bad_request("Validation failed (numeric string is expected)"));
+        }
+        // Beyond every number that means something here.
+        Ok(text.parse().unwrap_or(i64::MAX))
     }
 
     /// `true` only for the text `true`.

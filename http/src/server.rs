@@ -12,11 +12,12 @@ use actix_cors::Cors;
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::{Compress, NormalizePath, from_fn};
 use actix_web::{App, HttpRequest, web};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::config::HttpConfig;
 use crate::context::{AppState, Ports};
 use crate::error::{ApiError, ApiResult};
-use crate::{admin, authn, health, ingest, metrics, request_id};
+use crate::{admin, authn, docs_page, health, ingest, metrics, request_id};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 2048;
@@ -68,7 +69,7 @@ impl HttpServer {
 }
 
 /// Every route of the main listener.
-pub fn routes(has_metrics: bool) -> impl FnOnce(&mut web::ServiceConfig) {
+pub fn routes(has_metrics: bool) -> impl FnOnce(&mut ServiceConfig<'_>) {
     move |cfg| {
         ingest::routes(cfg);
         health::routes(cfg);
@@ -79,7 +80,7 @@ pub fn routes(has_metrics: bool) -> impl FnOnce(&mut web::ServiceConfig) {
 }
 
 /// Every route below the API's prefix but the hot path.
-pub fn api_routes(cfg: &mut web::ServiceConfig) {
+pub fn api_routes(cfg: &mut ServiceConfig<'_>) {
     health::api_routes(cfg);
     ingest::api_routes(cfg);
     admin::routes(cfg);
@@ -135,14 +136,15 @@ fn start_main(config: &HttpConfig, state: Arc<AppState>) -> Result<(Vec<SocketAd
         App::new()
             .app_data(data.clone())
             .wrap(NormalizePath::trim())
-            .configure(routes(has_metrics))
+            .configure(|cfg| routes(has_metrics)(&mut ServiceConfig::new(cfg)))
             .service(
                 web::scope("/api/v1")
                     .wrap(from_fn(authn::authenticate))
                     .wrap(Compress::default())
                     .wrap(cors(&frontend))
                     .wrap(from_fn(request_id::around))
-                    .configure(api_routes)
+                    .configure(|cfg| api_routes(&mut ServiceConfig::new(cfg)))
+                    .configure(docs_page::routes)
                     .default_service(web::to(nothing_there)),
             )
             .default_service(web::to(nothing_there))
@@ -169,8 +171,8 @@ fn start_metrics(address: SocketAddr, state: Arc<AppState>) -> Result<(Vec<Socke
         App::new()
             .app_data(data.clone())
             .wrap(NormalizePath::trim())
-            .configure(health::metrics_routes)
-            .configure(health::routes)
+            .configure(|cfg| health::metrics_routes(&mut ServiceConfig::new(cfg)))
+            .configure(|cfg| health::routes(&mut ServiceConfig::new(cfg)))
             .default_service(web::to(nothing_there))
     })
     .workers(1)

@@ -2,9 +2,10 @@
 //! and reads the targets' figures. Names carry the run, so that a data directory can be used again.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Client, Method};
 use serde::Deserialize;
@@ -20,6 +21,8 @@ use crate::scenario::{Scenario, Target, TargetKind};
 const DEVICES_PER_REQUEST: usize = 50;
 /// Devices per connection request.
 const DEVICES_PER_CONNECTION: usize = 2_000;
+/// A node that does not answer a question for so long is left for another.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// Requests at once.
 const NUM_REQUESTS_AT_ONCE: usize = 8;
 
@@ -27,7 +30,10 @@ const NUM_REQUESTS_AT_ONCE: usize = 8;
 #[derive(Clone, Debug)]
 pub struct AdminApi {
     client: Client,
-    base: String,
+    /// Every node; the token is good on all of them.
+    bases: Arc<[String]>,
+    /// The node that answered last.
+    current: Arc<AtomicUsize>,
     token: String,
 }
 
@@ -88,9 +94,10 @@ pub enum Address {
 
 impl AdminApi {
     /// Logs in.
-    pub async fn log_in(base_url: &str, email: &str, password: &str) -> anyhow::Result<Self> {
+    pub async fn log_in(base_urls: &[String], email: &str, password: &str) -> anyhow::Result<Self> {
         let client = Client::builder().timeout(Duration::from_secs(60)).build()?;
-        let mut api = Self { client, base: format!("{base_url}/api/v1"), token: String::new() };
+        let bases = base_urls.iter().map(|url| format!("{url}/api/v1")).collect();
+        let mut api = Self { client, bases, current: Arc::default(), token: String::new() };
         let answer =
             api.call(Method::POST, "/auth/login", Some(json!({"username": email, "password": password}))).await;
         let answer = answer.with_context(|| format!("cannot log in as {email}"))?;
@@ -99,7 +106,27 @@ impl AdminApi {
     }
 
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let mut request = self.client.request(method.clone(), format!("{}{path}", self.base));
+        let first = self.current.load(Relaxed);
+        let is_read = method == Method::GET;
+        let mut last = None;
+        for node in (first..first + self.bases.len()).map(|i| i % self.bases.len()) {
+            match self.call_node(&self.bases[node], method.clone(), path, body.clone()).await {
+                // Nothing was sent, or what was sent changed nothing: another node may answer.
+                Err(error) if is_away(&error) || (is_read && is_slow(&error)) => last = Some(error),
+                answer => {
+                    self.current.store(node, Relaxed);
+                    return answer;
+                }
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow!("there is no node to ask")))
+    }
+
+    async fn call_node(&self, base: &str, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let mut request = self.client.request(method.clone(), format!("{base}{path}"));
+        if method == Method::GET {
+            request = request.timeout(READ_TIMEOUT);
+        }
         if !self.token.is_empty() {
             request = request.bearer_auth(&self.token);
         }
@@ -216,6 +243,14 @@ impl AdminApi {
     pub async fn target_states(&self, targets: &[i64]) -> anyhow::Result<Vec<TargetState>> {
         stream::iter(targets).map(|id| self.target_state(*id)).buffered(NUM_REQUESTS_AT_ONCE).try_collect().await
     }
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_connect)
+}
+
+fn is_slow(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<reqwest::Error>().is_some_and(|e| e.is_timeout() || e.is_request())
 }
 
 /// The application of a target, by index.

@@ -2,6 +2,7 @@
 //! A device always uses the same connection, so its order is kept. What is not accepted is posted again until it is, as a device
 //! with a memory would; refusals for good (4xx) are counted and given up.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::oracle::{Oracle, UplinkRef};
 
 /// Posts that wait for one connection.
 const QUEUE_MAX: usize = 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Wait after a failure without a Retry-After.
@@ -57,9 +59,13 @@ pub struct HttpDriver {
 
 impl HttpDriver {
     /// Starts a connection that is kept up until the driver is dropped.
-    pub fn start(port: u16, oracle: Arc<Oracle>, figures: Arc<HttpFigures>) -> Self {
+    ///
+    /// It prefers the node at `ports[first]` and goes to the next one when that does not answer.
+    pub fn start(ports: &[u16], first: usize, oracle: Arc<Oracle>, figures: Arc<HttpFigures>) -> Self {
         let (queue, receiver) = mpsc::channel(QUEUE_MAX);
-        let lane = Lane { host: format!("127.0.0.1:{port}"), connection: None, oracle, figures: Arc::clone(&figures) };
+        let hosts = ports.iter().cycle().skip(first % ports.len().max(1)).take(ports.len());
+        let hosts = hosts.map(|port| format!("127.0.0.1:{port}")).collect();
+        let lane = Lane { hosts, connection: None, oracle, figures: Arc::clone(&figures) };
         tokio::spawn(lane.run(receiver));
         Self { queue, figures }
     }
@@ -73,7 +79,8 @@ impl HttpDriver {
 }
 
 struct Lane {
-    host: String,
+    /// Nodes in the order in which they are tried; the first is the one in use.
+    hosts: VecDeque<String>,
     connection: Option<SendRequest<Full<Bytes>>>,
     oracle: Arc<Oracle>,
     figures: Arc<HttpFigures>,
@@ -109,6 +116,7 @@ impl Lane {
                         tracing::debug!(%error, "a post failed, trying again");
                         self.figures.num_retried.fetch_add(1, Relaxed);
                         self.connection = None;
+                        self.hosts.rotate_left(1);
                         sleep(RETRY_AFTER_FAILURE).await;
                     }
                 }
@@ -118,8 +126,9 @@ impl Lane {
     }
 
     async fn attempt(&mut self, post: &Post) -> anyhow::Result<Answer> {
+        let Some(host) = self.hosts.front() else { anyhow::bail!("no node to post to") };
         if self.connection.as_ref().is_none_or(SendRequest::is_closed) {
-            let stream = TcpStream::connect(&self.host).await?;
+            let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(host)).await??;
             stream.set_nodelay(true)?;
             let (sender, connection) = handshake(TokioIo::new(stream)).await?;
             tokio::spawn(connection);
@@ -129,7 +138,7 @@ impl Lane {
         let request = Request::builder()
             .method(Method::POST)
             .uri(&*post.path_and_query)
-            .header(HOST, &self.host)
+            .header(HOST, host)
             .header(CONTENT_TYPE, "application/json")
             .header("idempotency-key", &post.idempotency_key)
             .body(Full::new(post.body.clone()))?;

@@ -364,8 +364,8 @@ mod tests {
 
     // With a real Mosquitto.
 
-    use crate::engine_process::{Broker, free_port};
     use crate::oracle::{Arrival, DutyId};
+    use crate::servers::{Server, free_port, mosquitto};
     use rumqttc::v5::{AsyncClient, Event, MqttOptions};
 
     /// Subscribes with a persistent session and tells the oracle of every message, whose payload is its count.
@@ -413,7 +413,7 @@ mod tests {
     async fn everything_published_is_acknowledged_and_arrives_in_order_across_a_restart_of_the_broker() {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port().unwrap();
-        let broker = Broker::start(dir.path(), port).await.unwrap();
+        let mut broker = Server::start(mosquitto(dir.path(), port).unwrap()).await.unwrap();
         let oracle = Arc::new(Oracle::new(1, 1, |_| 1));
         subscribe(port, Arc::clone(&oracle)).await;
         let driver = MqttDriver::start("test-driver".into(), port, Arc::clone(&oracle));
@@ -424,31 +424,31 @@ mod tests {
         assert_eq!((f.num_repeated, f.num_out_of_order, f.num_unexpected, f.num_open), (0, 0, 0, 0));
 
         publish(&driver, &oracle, 3_000).await;
-        broker.stop().await;
+        broker.stop().await.unwrap();
         publish(&driver, &oracle, 3_000).await;
-        let broker = Broker::start(dir.path(), port).await.unwrap();
+        let mut broker = Server::start(mosquitto(dir.path(), port).unwrap()).await.unwrap();
         wait_until("all is acknowledged", || oracle.totals() == (16_000, 16_000)).await;
         wait_until("all has arrived", || oracle.figures(DutyId(0)).num_open == 0).await;
         assert_eq!(driver.num_unacknowledged(), 0);
-        broker.stop().await;
+        broker.stop().await.unwrap();
     }
 
     #[tokio::test]
     async fn what_nobody_subscribes_to_is_not_accepted_and_a_subscriber_is_waited_for() {
         let dir = tempfile::tempdir().unwrap();
-        let broker = Broker::start(dir.path(), free_port().unwrap()).await.unwrap();
+        let mut broker = Server::start(mosquitto(dir.path(), free_port().unwrap()).unwrap()).await.unwrap();
         let oracle = Arc::new(Oracle::new(1, 1, |_| 1));
-        let driver = MqttDriver::start("test-driver".into(), broker.port, Arc::clone(&oracle));
+        let driver = MqttDriver::start("test-driver".into(), broker.port(), Arc::clone(&oracle));
         publish(&driver, &oracle, 10).await;
         wait_until("all is answered", || driver.num_unacknowledged() == 0).await;
         assert_eq!(oracle.totals(), (10, 0));
         let probe = message("9", None);
         let short = Duration::from_millis(300);
-        assert!(wait_for_subscriber(broker.port, "probe", &probe, short).await.is_err());
-        subscribe(broker.port, Arc::clone(&oracle)).await;
-        wait_for_subscriber(broker.port, "probe", &probe, Duration::from_secs(5)).await.unwrap();
+        assert!(wait_for_subscriber(broker.port(), "probe", &probe, short).await.is_err());
+        subscribe(broker.port(), Arc::clone(&oracle)).await;
+        wait_for_subscriber(broker.port(), "probe", &probe, Duration::from_secs(5)).await.unwrap();
         wait_until("the probe arrives", || oracle.figures(DutyId(0)).num_first == 1).await;
         assert_eq!(oracle.arrive(DutyId(0), UplinkRef { device: 0, seq: 9 }, 0), Arrival::Repeat);
-        broker.stop().await;
+        broker.stop().await.unwrap();
     }
 }

@@ -1,123 +1,25 @@
-//! Mosquitto and Sluse as children: started on free or given ports with a data directory, stopped in order, killed when a scenario
-//! says so. Sluse is started as a user would start it: environment variables and `sluse serve`, nothing else.
+//! Sluse as a child: started as a user would start it (environment variables and `sluse serve`, nothing else), stopped in order,
+//! killed or frozen when a scenario says so.
 
-use std::fs::{self, File, OpenOptions};
-use std::net::TcpListener;
+use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long a broker or an engine may take to be there.
+use crate::servers::{last_words, log_file, signal};
+
+/// How long an engine may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 /// How long a clean end may take.
 const END_WITHIN: Duration = Duration::from_secs(60);
 
-/// Mosquitto's configuration, with the reason for each line.
-pub const MOSQUITTO_CONF: &str = "\
-# Written by sluse-loadtest at every start.
-per_listener_settings false
-allow_anonymous true
-# By default Mosquitto drops what waits for a subscriber beyond 1000 messages. What it acknowledged must wait instead.
-max_queued_messages 0
-max_queued_bytes 0
-# By default 20 unacknowledged messages per client: far too few for a durable consumer.
-max_inflight_messages 0
-set_tcp_nodelay true
-persistence true
-autosave_interval 30
-log_dest stderr
-log_type error
-log_type warning
-";
-
 /// Settings of Sluse whose names do not begin with `SLUSE_`.
 const SETTINGS: [&str; 5] = ["DATABASE_URL", "KAFKA_BROKERS", "REDIS_URL", "CHIRPSTACK_MQTT_URL", "FRONTEND_BASEURL"];
-
-/// A port that nobody listens on right now.
-pub fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
-}
-
-/// The port if nobody listens on it, otherwise a free one.
-pub fn port_or_free(port: u16) -> anyhow::Result<u16> {
-    TcpListener::bind(("127.0.0.1", port)).map_or_else(|_| free_port(), |_| Ok(port))
-}
-
-fn log_file(path: &Path) -> anyhow::Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Sends a signal by name, as a person would.
-async fn signal(child: &Child, name: &str) -> anyhow::Result<()> {
-    let Some(pid) = child.id() else { return Ok(()) };
-    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status().await;
-    status.with_context(|| format!("cannot send SIG{name}"))?;
-    Ok(())
-}
-
-/// A broker of our own.
-#[derive(Debug)]
-pub struct Broker {
-    child: Child,
-    pub port: u16,
-}
-
-impl Broker {
-    /// Starts Mosquitto with its files below `dir`.
-    pub async fn start(dir: &Path, port: u16) -> anyhow::Result<Self> {
-        fs::create_dir_all(dir)?;
-        let conf = dir.join("mosquitto.conf");
-        let user = if is_root() { "user root\n" } else { "" };
-        let text = format!(
-            "{MOSQUITTO_CONF}{user}listener {port} 127.0.0.1\npersistence_location {}/\n",
-            dir.canonicalize()?.display()
-        );
-        fs::write(&conf, text)?;
-        let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto", "/opt/homebrew/sbin/mosquitto"]
-            .into_iter()
-            .find(|p| Path::new(p).exists())
-            .unwrap_or("mosquitto");
-        let log = dir.join("mosquitto.log");
-        let mut child = Command::new(program)
-            .arg("-c")
-            .arg(&conf)
-            .stdin(Stdio::null())
-            .stdout(log_file(&log)?)
-            .stderr(log_file(&log)?)
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .with_context(|| format!("cannot start {program}: is the Debian package mosquitto installed?"))?;
-        let deadline = Instant::now() + READY_WITHIN;
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-            if let Some(status) = child.try_wait()? {
-                bail!("mosquitto ended with {status}; see {}", log.display());
-            }
-            if Instant::now() > deadline {
-                bail!("mosquitto does not listen on port {port}; see {}", log.display());
-            }
-            sleep(Duration::from_millis(20)).await;
-        }
-        Ok(Self { child, port })
-    }
-
-    /// Its process.
-    pub fn pid(&self) -> Option<u32> {
-        self.child.id()
-    }
-
-    /// Ends it.
-    pub async fn stop(mut self) {
-        let _ = signal(&self.child, "TERM").await;
-        let _ = timeout(END_WITHIN, self.child.wait()).await;
-    }
-}
 
 /// How an engine is to be started.
 #[derive(Clone, Debug)]
@@ -129,6 +31,8 @@ pub struct EngineOptions {
     pub mqtt_port: u16,
     pub admin_email: String,
     pub admin_password: String,
+    /// What else is set: database, Kafka, Redis, the node's name and keys.
+    pub env: Vec<(&'static str, String)>,
     /// Where its log goes.
     pub log: PathBuf,
 }
@@ -173,6 +77,7 @@ impl Engine {
             .env("SLUSE_ALLOW_PRIVATE_TARGETS", "127.0.0.0/8")
             .env("SLUSE_ADMIN_EMAIL", &options.admin_email)
             .env("SLUSE_ADMIN_PASSWORD", &options.admin_password)
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log_file(&options.log)?)
             .stderr(log_file(&options.log)?)
@@ -204,21 +109,13 @@ impl Engine {
         }
     }
 
-    /// The end of its log.
-    pub fn last_words(&self) -> String {
-        let text = fs::read_to_string(&self.options.log).unwrap_or_default();
-        let lines: Vec<_> = text.lines().collect();
-        lines[lines.len().saturating_sub(15)..].join("\n")
+    fn last_words(&self) -> String {
+        last_words(&self.options.log)
     }
 
     /// Where it answers.
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.options.http_port)
-    }
-
-    /// How it was started.
-    pub const fn options(&self) -> &EngineOptions {
-        &self.options
     }
 
     /// Its process.
@@ -250,13 +147,19 @@ impl Engine {
         self.child.kill().await.context("cannot kill sluse")
     }
 
+    /// SIGSTOP: alive, and doing nothing.
+    pub async fn freeze(&self) -> anyhow::Result<()> {
+        signal(&self.child, "STOP").await
+    }
+
+    /// SIGCONT.
+    pub async fn thaw(&self) -> anyhow::Result<()> {
+        signal(&self.child, "CONT").await
+    }
+
     /// Starts again after [`Engine::stop`] or [`Engine::kill`], with everything as before.
     pub async fn start_again(&mut self) -> anyhow::Result<()> {
         self.child = Self::spawn(&self.options)?;
         self.wait_until_ready().await
     }
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }

@@ -162,10 +162,10 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
-    use crate::engine_process::{Broker, free_port};
     use crate::oracle::{DutyId, UplinkRef};
     use crate::receivers::{Ledger, Receiver, read_delivery};
     use crate::scenario::Scenario;
+    use crate::servers::{Server, free_port, mosquitto};
 
     /// A toy engine: takes events from the broker, drops repeats by their id, and hands every `up` to the receiver as it came in,
     /// except that it loses each `loses_one_in`th.
@@ -211,7 +211,7 @@ mod tests {
     /// Runs the load of `load_text` through the toy engine, and returns the oracle with what the toy lost.
     async fn play(load_text: &str, loses_one_in: usize) -> (Arc<Oracle>, Arc<Extras>, HashSet<UplinkRef>) {
         let dir = tempfile::tempdir().unwrap();
-        let broker = Broker::start(dir.path(), free_port().unwrap()).await.unwrap();
+        let mut broker = Server::start(mosquitto(dir.path(), free_port().unwrap()).unwrap()).await.unwrap();
         let text = format!("name='x'\nabout='y'\n[load]\n{load_text}\n[[target]]\nname='hub'\nform='raw'\n");
         let scenario = Scenario::parse(&text).unwrap();
         let fleet = Fleet::new(9, &scenario.load, 1);
@@ -220,9 +220,10 @@ mod tests {
         let ledger = Arc::new(Ledger { oracle: Arc::clone(&oracle), fleet, clock: Arc::clone(&clock) });
         let receiver = Arc::new(Receiver::new(scenario.targets[0].clone(), None, Some(DutyId(0)), ledger));
         let (lost, mut losses) = mpsc::unbounded_channel();
-        toy_engine(broker.port, receiver, loses_one_in, lost).await;
+        toy_engine(broker.port(), receiver, loses_one_in, lost).await;
         let extras = Arc::new(Extras::default());
-        let mqtt = (0..2).map(|i| MqttDriver::start(format!("driver-{i}"), broker.port, Arc::clone(&oracle))).collect();
+        let mqtt =
+            (0..2).map(|i| MqttDriver::start(format!("driver-{i}"), broker.port(), Arc::clone(&oracle))).collect();
         let generator = Generator {
             load: scenario.load.clone(),
             fleet,
@@ -251,7 +252,7 @@ mod tests {
         while let Ok(uplink) = losses.try_recv() {
             lost.insert(uplink);
         }
-        broker.stop().await;
+        broker.stop().await.unwrap();
         (oracle, extras, lost)
     }
 

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use rand::Rng as _;
 
 use crate::cli::Cli;
-use crate::engine_process::{free_port, port_or_free};
+use crate::servers::{free_port, port_or_free};
 
 const ADMIN_EMAIL: &str = "admin@sluse.local";
 

@@ -2,8 +2,10 @@
 //! A black box: it knows the wire formats and the REST API, nothing of the engine's inside.
 //!
 //! Reading order: [`scenario`] (what is played), [`city`] (a run from beginning to end), [`fleet`], [`payloads`],
-//! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`] with [`serve_http`],
-//! [`oracle`] and [`verdict`] (the judgement), [`report`] and [`meter`] (what is shown), [`admin_api`] and [`engine_process`].
+//! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`] (with
+//! [`serve_http`]),
+//! [`oracle`] and [`verdict`] (the judgement), [`faults`] and [`recovery`] (what breaks, and for how long it shows), [`report`] and
+//! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`] and [`servers`] (what it all runs on).
 //!
 //! Exit code: 0 when every promise was kept, 1 when one was broken or the run could not be made.
 
@@ -15,6 +17,7 @@ mod clock;
 mod drive_http;
 mod drive_mqtt;
 mod engine_process;
+mod faults;
 mod fleet;
 mod generator;
 mod home;
@@ -22,10 +25,13 @@ mod meter;
 mod oracle;
 mod payloads;
 mod receivers;
+mod recovery;
 mod report;
 mod scenario;
 mod serve_http;
+mod servers;
 mod verdict;
+mod world;
 
 use std::process::ExitCode;
 

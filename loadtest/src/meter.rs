@@ -19,12 +19,21 @@ pub struct Usage {
     pub rss_bytes: u64,
 }
 
+/// Whose cost is read.
+#[derive(Clone, Debug, Default)]
+pub struct Pids {
+    pub engines: Vec<u32>,
+    pub broker: Option<u32>,
+    pub kafka: Vec<u32>,
+}
+
 /// All groups at one moment.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usages {
     pub engine: Usage,
     pub database: Usage,
     pub broker: Usage,
+    pub kafka: Usage,
     pub loadtest: Usage,
 }
 
@@ -66,13 +75,13 @@ impl Account {
 }
 
 impl Meter {
-    /// A meter for an engine with this data directory (its PostgreSQL is recognised by it).
+    /// A meter for a run with its files in this directory (its PostgreSQL is recognised by it).
     pub fn new(data_dir: &Path) -> Self {
         Self { data_dir: data_dir.canonicalize().unwrap_or_else(|_| data_dir.to_owned()), ..Self::default() }
     }
 
     /// Reads everything now.
-    pub fn read(&mut self, engine: Option<u32>, broker: Option<u32>) -> Usages {
+    pub fn read(&mut self, pids: &Pids) -> Usages {
         let processes = self.processes();
         let (mut engine_ticks, mut database_ticks) = (HashMap::new(), HashMap::new());
         let mut usages = Usages::default();
@@ -80,13 +89,14 @@ impl Meter {
             if process.is_postgres {
                 database_ticks.insert(*pid, process.cpu_ticks);
                 usages.database.rss_bytes += process.rss_bytes;
-            } else if engine.is_some_and(|engine| descends_from(&processes, *pid, engine)) {
+            } else if pids.engines.iter().any(|engine| descends_from(&processes, *pid, *engine)) {
                 engine_ticks.insert(*pid, process.cpu_ticks);
                 usages.engine.rss_bytes += process.rss_bytes;
             }
         }
         // While the engine lives, ended workers and backends are in their parents' accounts.
-        let is_same_engine = engine.is_some_and(|e| self.engine.last.contains_key(&e) || self.engine.last.is_empty());
+        let is_same_engine = !pids.engines.is_empty()
+            && pids.engines.iter().all(|e| self.engine.last.contains_key(e) || self.engine.last.is_empty());
         usages.engine.cpu_seconds = self.engine.update(engine_ticks, is_same_engine);
         usages.database.cpu_seconds = self.database.update(database_ticks, is_same_engine);
         let one = |pid: Option<u32>| {
@@ -96,7 +106,11 @@ impl Meter {
                 rss_bytes: p.rss_bytes,
             })
         };
-        usages.broker = one(broker);
+        usages.broker = one(pids.broker);
+        usages.kafka = pids.kafka.iter().map(|pid| one(Some(*pid))).fold(Usage::default(), |sum, broker| Usage {
+            cpu_seconds: sum.cpu_seconds + broker.cpu_seconds,
+            rss_bytes: sum.rss_bytes + broker.rss_bytes,
+        });
         usages.loadtest = one(Some(std::process::id()));
         usages
     }
@@ -178,7 +192,7 @@ mod tests {
         for i in 0..80_000_000_u64 {
             sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(i));
         }
-        let usages = Meter::new(Path::new("/nonexistent")).read(None, None);
+        let usages = Meter::new(Path::new("/nonexistent")).read(&Pids::default());
         assert!(usages.loadtest.cpu_seconds > 0.0, "{sum}");
         assert!(usages.loadtest.rss_bytes > 1 << 20);
         assert_eq!(usages.engine, Usage::default());

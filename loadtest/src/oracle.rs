@@ -284,6 +284,17 @@ impl Oracle {
         sum
     }
 
+    /// When the oldest uplink was sent that one of these duties still waits for, accepted or not.
+    pub fn oldest_owed_us(&self, duties: impl IntoIterator<Item = DutyId>) -> Option<u64> {
+        let wanted = duties.into_iter().fold(0, |bits, duty| bits | duty.bit());
+        let oldest_of = |book: &Mutex<DeviceBook>| {
+            let book = lock(book);
+            let is_owed = |entry: &&Uplink| wanted & book.duties & !entry.settled != 0;
+            book.open.iter().find(is_owed).map(|entry| entry.sent_at_us)
+        };
+        self.devices.iter().filter_map(oldest_of).min()
+    }
+
     /// The first `num_max` obligations that are not met.
     pub fn missing(&self, num_max: usize) -> Vec<Missing> {
         let mut missing = Vec::new();
@@ -366,6 +377,18 @@ mod tests {
         assert_eq!(oracle.missing(10), vec![Missing { uplink: uplinks[4], duty: ARCHIVE }]);
         assert_eq!(oracle.figures(ARCHIVE).num_open, 1);
         assert_eq!(oracle.figures(HUB).num_open, 0);
+    }
+
+    #[test]
+    fn the_oldest_that_is_owed_counts_for_the_duties_asked_about() {
+        let (oracle, uplinks) = oracle_with(3);
+        oracle.arrive(HUB, uplinks[0], 0);
+        assert_eq!(oracle.oldest_owed_us([HUB]), Some(1000));
+        assert_eq!(oracle.oldest_owed_us([HUB, ARCHIVE]), Some(0));
+        for uplink in uplinks {
+            oracle.arrive(ARCHIVE, uplink, 0);
+        }
+        assert_eq!(oracle.oldest_owed_us([ARCHIVE]), None);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use sluse_schema::target::{BreakerState, Feed};
 use crate::admin_api::TargetState;
 use crate::meter::Usages;
 use crate::oracle::DutyFigures;
+use crate::recovery::Recovery;
 
 /// One target at the end.
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +60,8 @@ pub struct Report {
     pub database_cpu_us_per_uplink: f64,
     pub database_rss_mb: f64,
     pub broker_cpu_us_per_uplink: f64,
+    /// All brokers of the Kafka cluster, where there is one.
+    pub kafka_cpu_us_per_uplink: f64,
     pub loadtest_cpu_us_per_uplink: f64,
     /// What was to be sent per second, and what was accepted per second of sending.
     pub rate_wanted: f64,
@@ -72,6 +75,7 @@ pub struct Report {
     pub other_events: u64,
     pub http_retries: u64,
     pub targets: Vec<TargetReport>,
+    pub recoveries: Vec<Recovery>,
     /// Each makes the exit code 1.
     pub failures: Vec<String>,
     pub warnings: Vec<String>,
@@ -259,6 +263,12 @@ impl Report {
             "  sensor to receiver: p50 {} ms, p99 {} ms, max {} ms; engine {} µs CPU per uplink, {} MB",
             self.p50_ms, self.p99_ms, self.max_ms, self.engine_cpu_us_per_uplink, self.engine_rss_mb
         );
+        for Recovery { fault, at_s, late_for_s } in &self.recoveries {
+            let _ = writeln!(
+                out,
+                "  {fault} at {at_s:.1} s: deliveries that should be at once were late for {late_for_s:.1} s"
+            );
+        }
         for failure in &self.failures {
             let _ = writeln!(out, "  FAILED: {failure}");
         }

@@ -52,9 +52,33 @@ pub struct Scenario {
     pub targets: Vec<Target>,
     #[serde(default, rename = "fault")]
     pub faults: Vec<Fault>,
+    /// What the engine keeps its log in.
+    #[serde(default)]
+    pub log: LogKind,
+    /// Engines, all on one database, one Kafka and one Redis.
+    #[serde(default = "default_nodes")]
+    pub nodes: usize,
+    /// Brokers of the Kafka cluster.
+    #[serde(default = "default_kafka_brokers")]
+    pub kafka_brokers: usize,
+    /// Whether the engines get a Redis.
+    #[serde(default)]
+    pub redis: bool,
+    /// Whether the database is a server beside the engine, as several nodes need it, instead of the engine's own.
+    #[serde(default)]
+    pub database_server: bool,
     /// How long after the last uplink everything must have arrived.
     #[serde(default = "default_drain_seconds")]
     pub drain_seconds: f64,
+}
+
+/// What the engine keeps its log in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogKind {
+    #[default]
+    Embedded,
+    Kafka,
 }
 
 /// Who sends how much.
@@ -181,24 +205,50 @@ pub enum Behaviour {
 pub struct Fault {
     pub at_s: f64,
     #[serde(rename = "do")]
-    pub kind: FaultKind,
+    pub manner: Manner,
+    #[serde(default)]
+    pub whom: Victim,
+    /// Which one, where there are several, from 0.
+    #[serde(default)]
+    pub number: usize,
     /// How long it stays away, seconds.
     #[serde(default)]
     pub away_s: f64,
 }
 
-/// What breaks.
+/// How it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum FaultKind {
-    /// SIGTERM, wait for its end, start again.
-    RestartEngine,
+pub enum Manner {
+    /// The signal of a clean end, wait for it, start again.
+    Restart,
     /// SIGKILL at any moment, start again.
-    KillEngine,
+    Kill,
+    /// SIGSTOP, and SIGCONT when it comes back.
+    Freeze,
+}
+
+/// What breaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Victim {
+    #[default]
+    Engine,
+    Mosquitto,
+    /// Only where `database_server` is set.
+    Postgres,
+    Redis,
+    Kafka,
 }
 
 fn default_applications() -> Vec<String> {
     vec!["City".to_owned()]
+}
+const fn default_nodes() -> usize {
+    1
+}
+const fn default_kafka_brokers() -> usize {
+    1
 }
 const fn default_drain_seconds() -> f64 {
     90.0
@@ -282,9 +332,37 @@ impl Scenario {
                 bail!("target {}: only http targets follow a script", target.name);
             }
         }
+        ensure!((1..=8).contains(&self.nodes), "nodes must be 1 to 8");
+        ensure!(self.nodes == 1 || self.log == LogKind::Kafka, "several nodes need log = \"kafka\"");
+        ensure!(matches!(self.kafka_brokers, 1 | 3), "kafka_brokers must be 1 or 3");
+        for fault in &self.faults {
+            ensure!(fault.number < self.num_of(fault.whom), "there is no {:?} {} to break", fault.whom, fault.number);
+        }
         let num_duties: usize = self.targets.iter().map(|t| t.forms().len()).sum();
         ensure!(num_duties <= NUM_DUTIES_MAX, "{num_duties} duties, at most {NUM_DUTIES_MAX} fit");
         Ok(())
+    }
+
+    /// Whether PostgreSQL runs beside the engine.
+    pub fn has_database_server(&self) -> bool {
+        self.database_server || self.log == LogKind::Kafka
+    }
+
+    /// How many of a kind there are.
+    fn num_of(&self, victim: Victim) -> usize {
+        match victim {
+            Victim::Engine => self.nodes,
+            Victim::Mosquitto => 1,
+            Victim::Postgres => usize::from(self.has_database_server()),
+            Victim::Redis => usize::from(self.redis),
+            Victim::Kafka => {
+                if self.log == LogKind::Kafka {
+                    self.kafka_brokers
+                } else {
+                    0
+                }
+            }
+        }
     }
 
     /// Whether something in it makes repeats legitimate: an answer that is lost is asked for again.
@@ -297,6 +375,13 @@ impl Scenario {
                 .any(|p| breaks_answers(p) || matches!(p.behaviour, Behaviour::Slow { ms } if ms >= t.timeout_ms))
         };
         !self.faults.is_empty() || self.targets.iter().any(cuts_short)
+    }
+}
+
+impl Fault {
+    /// For people: what is done to whom.
+    pub fn name(&self) -> String {
+        format!("{:?} {:?} {}", self.manner, self.whom, self.number).to_lowercase()
     }
 }
 
@@ -351,9 +436,18 @@ mod tests {
     fn unknown_keys_and_impossible_values_are_refused() {
         let good = "name='x'\nabout='y'\n[load]\nrate=1\ndevices=1\n";
         assert!(Scenario::parse(good).is_ok());
-        for bad in ["raet=2", "gateways_max=0", "http_share=1.5", "[[target]]\nname='t'\napplication='nowhere'"] {
+        for bad in [
+            "raet=2",
+            "gateways_max=0",
+            "http_share=1.5",
+            "[[target]]\nname='t'\napplication='nowhere'",
+            "[[fault]]\nat_s=1\ndo='kill'\nwhom='redis'",
+            "[[fault]]\nat_s=1\ndo='kill'\nnumber=1",
+        ] {
             assert!(Scenario::parse(&format!("{good}{bad}\n")).is_err(), "{bad}");
         }
+        assert!(Scenario::parse(&format!("nodes=2\n{good}")).is_err(), "the embedded log has one node");
+        assert!(Scenario::parse(&format!("nodes=2\nlog='kafka'\n{good}")).is_ok());
     }
 
     #[test]

@@ -16,12 +16,15 @@ pub enum ChangedEntity {
     Permission,
     User,
     ApiKey,
+    SigfoxGroup,
+    /// A row at Sigfox, not here.
+    SigfoxDeviceType,
     /// A rewind or a replay of dead letters was asked for.
     TargetRequest,
 }
 
 impl ChangedEntity {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Organization,
         Self::Application,
         Self::Device,
@@ -32,6 +35,8 @@ impl ChangedEntity {
         Self::Permission,
         Self::User,
         Self::ApiKey,
+        Self::SigfoxGroup,
+        Self::SigfoxDeviceType,
         Self::TargetRequest,
     ];
 
@@ -48,6 +53,8 @@ impl ChangedEntity {
             Self::Permission => "permission",
             Self::User => "user",
             Self::ApiKey => "api_key",
+            Self::SigfoxGroup => "sigfox_group",
+            Self::SigfoxDeviceType => "sigfox_device_type",
             Self::TargetRequest => "target_request",
         }
     }

@@ -10,7 +10,7 @@ use figment::value::{Num, Value};
 use super::meant::ConfigError;
 
 /// Names that stay, with the key that each sets.
-const NAMES: [(&str, &str); 16] = [
+const NAMES: &[(&str, &str)] = &[
     ("SLUSE_DATA_DIR", "data_dir"),
     ("SLUSE_NODE_ID", "node_id"),
     ("SLUSE_SECRET_KEY", "secret_key"),
@@ -18,13 +18,22 @@ const NAMES: [(&str, &str); 16] = [
     ("SLUSE_JWT_SECRET", "http.jwt_secret"),
     ("SLUSE_TRUSTED_PROXIES", "http.trusted_proxies"),
     ("FRONTEND_BASEURL", "http.frontend_base_url"),
+    ("JWT_EXPIRESIN", "http.token_lifetime"),
+    ("BACKEND_BASEURL", "http.backend_base_url"),
     ("DATABASE_URL", "database.url"),
     ("KAFKA_BROKERS", "log.kafka_brokers"),
     ("CHIRPSTACK_MQTT_URL", "chirpstack.mqtt_url"),
+    ("SLUSE_SIGFOX_API_URL", "sigfox.api_url"),
+    ("MQTT_BROKER_HOSTNAME", "mqtt_broker.hostname"),
     ("METADATA_SAVED_COUNT", "device.window_length"),
     ("SLUSE_ALLOW_PRIVATE_TARGETS", "target.allow_private"),
     ("SLUSE_METRICS_LISTEN", "metrics.listen"),
     ("REDIS_URL", "redis.url"),
+    ("EMAIL_HOST", "mail.host"),
+    ("EMAIL_PORT", "mail.port"),
+    ("EMAIL_USER", "mail.user"),
+    ("EMAIL_PASS", "mail.password"),
+    ("EMAIL_FROM", "mail.from"),
     ("SLUSE_ADMIN_EMAIL", "admin.email"),
     ("SLUSE_ADMIN_PASSWORD", "admin.password"),
 ];

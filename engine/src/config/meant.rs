@@ -7,8 +7,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sluse_schema::secret::Secret;
 
+use super::duration::parse_duration;
 use super::said::{self, Said};
 use crate::store::cipher::SECRET_KEY_CHARS_MIN;
+
+/// How long a token may be good for.
+const TOKEN_LIFETIME: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(10)..=Duration::from_secs(366 * 24 * 3600);
 
 /// Why the configuration cannot be used. Names the key; never shows a value that may be secret.
 #[derive(Debug, thiserror::Error)]
@@ -70,11 +75,18 @@ pub struct Config {
     pub database: DatabaseConfig,
     pub log: LogConfig,
     pub chirpstack: ChirpstackConfig,
+    /// Where Sigfox's REST API is.
+    pub sigfox_api_url: String,
+    /// The host of our own MQTT broker, as devices are told.
+    pub mqtt_broker_hostname: String,
     pub device: DeviceConfig,
     pub decoder: DecoderConfig,
     pub target: TargetConfig,
     pub metrics: MetricsConfig,
     pub redis_url: Option<Secret>,
+    /// `None`: no mail is sent.
+    pub mail: Option<MailConfig>,
+    pub audit: AuditConfig,
     pub admin: AdminConfig,
     pub tracing: TracingConfig,
 }
@@ -86,7 +98,11 @@ pub struct HttpConfig {
     /// `None`: made up and kept in the data directory.
     pub jwt_secret: Option<Secret>,
     pub trusted_proxies: Vec<IpNet>,
+    /// Without a slash at its end.
     pub frontend_base_url: String,
+    pub token_lifetime: Duration,
+    /// Without a slash at its end.
+    pub backend_base_url: String,
     /// `None`: one per core.
     pub num_workers: Option<usize>,
 }
@@ -159,6 +175,38 @@ pub struct MetricsConfig {
     pub listen: Option<SocketAddr>,
 }
 
+/// How mail is protected on its way to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MailTls {
+    /// From the first byte.
+    Implicit,
+    /// After `STARTTLS`, which the server must offer.
+    StartTls,
+    /// After `STARTTLS` if it is offered.
+    Opportunistic,
+    /// Not at all.
+    None,
+}
+
+/// `[mail]`
+#[derive(Clone, Debug)]
+pub struct MailConfig {
+    pub host: String,
+    pub port: u16,
+    /// User and password.
+    pub credentials: Option<(String, Secret)>,
+    pub from: String,
+    pub tls: MailTls,
+    pub ca_certificates: Option<PathBuf>,
+}
+
+/// `[audit]`. `None`: for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditConfig {
+    pub change_log_days: Option<u32>,
+    pub system_log_days: Option<u32>,
+}
+
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
@@ -228,6 +276,8 @@ impl Config {
                 ca_certificates: path(&said.chirpstack.ca_certificates),
                 receive_maximum: at_least("chirpstack.receive_maximum", said.chirpstack.receive_maximum, 1)?,
             },
+            sigfox_api_url: said.sigfox.api_url,
+            mqtt_broker_hostname: said.mqtt_broker.hostname,
             device: DeviceConfig {
                 window_length: at_least("device.window_length", said.device.window_length, 1)?,
                 window_age: (said.device.window_seconds > 0).then(|| Duration::from_secs(said.device.window_seconds)),
@@ -249,6 +299,11 @@ impl Config {
                 },
             },
             redis_url: secret(&said.redis.url),
+            mail: mail(&said.mail)?,
+            audit: AuditConfig {
+                change_log_days: (said.audit.change_log_days > 0).then_some(said.audit.change_log_days),
+                system_log_days: (said.audit.system_log_days > 0).then_some(said.audit.system_log_days),
+            },
             admin: AdminConfig { email: said.admin.email, password: secret(&said.admin.password) },
             tracing: TracingConfig {
                 filter: said.tracing.filter,
@@ -280,9 +335,45 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
         jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
         trusted_proxies,
-        frontend_base_url: said.frontend_base_url.trim_end_matches('/').to_owned(),
+        token_lifetime: parse_duration(&said.token_lifetime).filter(|d| TOKEN_LIFETIME.contains(d)).ok_or_else(
+            || {
+                ConfigError::invalid(
+                    "http.token_lifetime (JWT_EXPIRESIN)",
+                    "a duration like 9h, 30m or 1d, between ten seconds and a year",
+                )
+            },
+        )?,
+        frontend_base_url: base_url("http.frontend_base_url (FRONTEND_BASEURL)", &said.frontend_base_url)?,
+        backend_base_url: base_url("http.backend_base_url (BACKEND_BASEURL)", &said.backend_base_url)?,
         num_workers: (said.num_workers > 0).then_some(said.num_workers),
     })
+}
+
+fn mail(said: &said::MailSaid) -> Result<Option<MailConfig>, ConfigError> {
+    if said.host.is_empty() {
+        return Ok(None);
+    }
+    if said.from.is_empty() {
+        return Err(ConfigError::invalid("mail.from (EMAIL_FROM)", "the address that mails come from"));
+    }
+    let credentials = (!said.user.is_empty()).then(|| (said.user.clone(), Secret::new(said.password.as_str())));
+    Ok(Some(MailConfig {
+        tls: match said.tls.as_str() {
+            "auto" if said.port == 465 => MailTls::Implicit,
+            // A password is never sent in the clear because somebody took the offer of TLS out.
+            "auto" if credentials.is_some() => MailTls::StartTls,
+            "auto" => MailTls::Opportunistic,
+            "implicit" => MailTls::Implicit,
+            "starttls" => MailTls::StartTls,
+            "none" => MailTls::None,
+            _ => return Err(ConfigError::invalid("mail.tls", "auto, implicit, starttls or none")),
+        },
+        host: said.host.clone(),
+        port: said.port,
+        credentials,
+        from: said.from.clone(),
+        ca_certificates: (!said.ca_certificates.is_empty()).then(|| PathBuf::from(&said.ca_certificates)),
+    }))
 }
 
 fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
@@ -304,6 +395,21 @@ fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
 
 fn at_least<T: PartialOrd + std::fmt::Display>(key: &'static str, value: T, least: T) -> Result<T, ConfigError> {
     if value < least { Err(ConfigError::invalid(key, format!("at least {least}"))) } else { Ok(value) }
+}
+
+/// Where something is on the web: `http` or `https`, a host, perhaps a port and a path; nothing behind it.
+fn base_url(key: &'static str, text: &str) -> Result<String, ConfigError> {
+    let is_base = |url: &url::Url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none()
+    };
+    match url::Url::parse(text.trim()) {
+        Ok(url) if is_base(&url) => Ok(text.trim().trim_end_matches('/').to_owned()),
+        _ => Err(ConfigError::invalid(key, "a URL like https://sluse.example.org")),
+    }
 }
 
 /// An address to listen on; `localhost:3000` is understood too.
@@ -335,13 +441,19 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_by_its_name() {
         type Change = fn(&mut Said);
-        let cases: [(Change, &str); 7] = [
+        let cases: [(Change, &str); 10] = [
             (|said| said.http.listen = "3000".into(), "http.listen"),
             (|said| said.secret_key = "too short".into(), "SLUSE_SECRET_KEY"),
             (|said| said.http.trusted_proxies = "10.0.0.0/99".into(), "SLUSE_TRUSTED_PROXIES"),
             (|said| said.log.num_partitions = 0, "log.num_partitions"),
             (|said| said.log.durability = "maybe".into(), "log.durability"),
             (|said| said.node_id = "a b".into(), "SLUSE_NODE_ID"),
+            (|said| said.http.token_lifetime = "soon".into(), "JWT_EXPIRESIN"),
+            (|said| said.mail.host = "mail.example.org".into(), "EMAIL_FROM"),
+            (
+                |said| (said.mail.host, said.mail.from, said.mail.tls) = ("h".into(), "a@b.dk".into(), "yes".into()),
+                "mail.tls",
+            ),
             (|said| said.log.kafka_brokers = "k:9092".into(), "SLUSE_SECRET_KEY"),
         ];
         for (change, name) in cases {
@@ -349,6 +461,21 @@ mod tests {
             assert!(error.contains(name), "{error}");
             assert!(!error.contains("too short"), "{error}");
         }
+    }
+
+    #[test]
+    fn mail_goes_over_tls_where_a_password_does() {
+        let tls = |port, user: &str| {
+            let config = meant(|said| {
+                (said.mail.host, said.mail.from) = ("mail.example.org".into(), "a@example.org".into());
+                (said.mail.port, said.mail.user) = (port, user.into());
+            });
+            config.unwrap().mail.unwrap().tls
+        };
+        assert_eq!(tls(465, ""), MailTls::Implicit);
+        assert_eq!(tls(587, "rita"), MailTls::StartTls);
+        assert_eq!(tls(25, ""), MailTls::Opportunistic);
+        assert!(meant(|_| ()).unwrap().mail.is_none());
     }
 
     #[test]

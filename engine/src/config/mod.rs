@@ -1,13 +1,14 @@
 //! Configuration in two phases: what was said (`said`: a file, the environment over it, unknown keys refused), and what it
 //! means (`meant`: parsed, checked, with paths). `defaults.toml` is what `sluse config` prints.
 
+mod duration;
 mod env;
 mod meant;
 mod said;
 
 pub use meant::{
-    AdminConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig, Durability,
-    HttpConfig, LogConfig, LogFormat, MetricsConfig, TargetConfig, TracingConfig,
+    AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig,
+    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
 };
 pub use said::{DEFAULTS_TOML, Said};
 

@@ -44,11 +44,15 @@ section! {
         database: DatabaseSaid = DatabaseSaid::default(),
         log: LogSaid = LogSaid::default(),
         chirpstack: ChirpstackSaid = ChirpstackSaid::default(),
+        sigfox: SigfoxSaid = SigfoxSaid::default(),
+        mqtt_broker: MqttBrokerSaid = MqttBrokerSaid::default(),
         device: DeviceSaid = DeviceSaid::default(),
         decoder: DecoderSaid = DecoderSaid::default(),
         target: TargetSaid = TargetSaid::default(),
         metrics: MetricsSaid = MetricsSaid::default(),
         redis: RedisSaid = RedisSaid::default(),
+        mail: MailSaid = MailSaid::default(),
+        audit: AuditSaid = AuditSaid::default(),
         admin: AdminSaid = AdminSaid::default(),
         tracing: TracingSaid = TracingSaid::default(),
     }
@@ -60,6 +64,8 @@ section! {
         jwt_secret: String = String::new(),
         trusted_proxies: String = String::new(),
         frontend_base_url: String = "http://localhost:8081".to_owned(),
+        token_lifetime: String = "9h".to_owned(),
+        backend_base_url: String = "http://localhost:3000".to_owned(),
         num_workers: usize = 0,
     }
 }
@@ -87,6 +93,18 @@ section! {
         mqtt_url: String = String::new(),
         ca_certificates: String = String::new(),
         receive_maximum: u16 = 4096,
+    }
+}
+section! {
+    /// `[sigfox]`
+    SigfoxSaid {
+        api_url: String = "https://api.sigfox.com/v2".to_owned(),
+    }
+}
+section! {
+    /// `[mqtt_broker]`
+    MqttBrokerSaid {
+        hostname: String = "localhost".to_owned(),
     }
 }
 section! {
@@ -122,6 +140,25 @@ section! {
     /// `[redis]`
     RedisSaid {
         url: String = String::new(),
+    }
+}
+section! {
+    /// `[mail]`
+    MailSaid {
+        host: String = String::new(),
+        port: u16 = 587,
+        user: String = String::new(),
+        password: String = String::new(),
+        from: String = String::new(),
+        tls: String = "auto".to_owned(),
+        ca_certificates: String = String::new(),
+    }
+}
+section! {
+    /// `[audit]`
+    AuditSaid {
+        change_log_days: u32 = 730,
+        system_log_days: u32 = 30,
     }
 }
 section! {

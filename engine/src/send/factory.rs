@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use reqwest::header::HeaderValue;
+use sluse_schema::delivery::{Attempt, AttemptClass};
 use sluse_schema::port::{SenderError, SenderFactory, TargetSender};
 use sluse_schema::target::{TargetConfig, TargetKind};
 
@@ -59,6 +60,23 @@ impl Senders {
         let authorities = Authorities::load(extra_ca.as_deref())?;
         tracing::info!(allowed = %policy, "targets may use these addresses");
         Ok(Arc::new(Self { policy: Arc::new(policy), authorities, user_agent, node: node.to_owned() }))
+    }
+}
+
+impl Senders {
+    /// Whether the receiver of a target can be connected to and lets us in, without sending anything. Only MQTT can tell.
+    pub async fn check(&self, config: &TargetConfig) -> Attempt {
+        let TargetKind::Mqtt(mqtt) = &config.kind else {
+            return Attempt::failed(
+                AttemptClass::Misconfigured,
+                "only an MQTT target can be tried without a message: give a dataPackage",
+            );
+        };
+        let client_id = format!("sluse-{}-probe-{}", self.node, uuid::Uuid::new_v4().simple());
+        match MqttSender::new(mqtt, client_id, &self.policy, &self.authorities) {
+            Ok(sender) => sender.check().await,
+            Err(error) => Attempt::failed(AttemptClass::Misconfigured, error.to_string()),
+        }
     }
 }
 

@@ -121,6 +121,11 @@ impl MqttSender {
         })
     }
 
+    /// Connects, and hangs up again: whether the broker lets this target in.
+    pub async fn check(&self) -> Attempt {
+        mqtt_connection::check(&self.settings).await
+    }
+
     /// The way to the connection's task; starts one if there is none or it ended.
     fn inbox(&self) -> mpsc::Sender<Outgoing> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);

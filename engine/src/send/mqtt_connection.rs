@@ -56,6 +56,40 @@ pub(super) async fn run(settings: Arc<Settings>, mut inbox: mpsc::Receiver<Outgo
     }
 }
 
+/// Connects once and says what came of it, within the target's timeout.
+pub(super) async fn check(settings: &Arc<Settings>) -> Attempt {
+    let place = settings.broker.place();
+    let relay =
+        match Relay::open(Arc::clone(&settings.policy), settings.broker.host.clone(), settings.broker.port).await {
+            Ok(relay) => relay,
+            Err(error) => return Ended::transient("relay", format!("no port for the egress relay: {error}")).attempt,
+        };
+    let (session, mut event_loop) = Session::open(settings, &relay);
+    let connected = async {
+        loop {
+            if let Happened::Connected(limits) = event_loop.next(settings, &relay).await? {
+                return Ok::<_, Ended>(limits);
+            }
+        }
+    };
+    let attempt = match timeout(settings.timeout, connected).await {
+        Ok(Ok(limits)) if settings.qos > limits.qos_max => qos_too_high(settings.qos, &limits).attempt,
+        Ok(Ok(_)) => Attempt { message: "Connection successful".to_owned(), ..Attempt::delivered(None) },
+        Ok(Err(ended)) => return ended.attempt,
+        Err(_) => {
+            let message = format!("no connection to {place} within {} ms", settings.timeout.as_millis());
+            return Attempt::failed(AttemptClass::Transient, message);
+        }
+    };
+    let _ = timeout(DISCONNECT_MAX, session.disconnect(&mut event_loop, settings, &relay)).await;
+    attempt
+}
+
+fn qos_too_high(qos: u8, limits: &BrokerLimits) -> Ended {
+    let message = format!("the broker takes QoS {} at most, the target has {qos}", limits.qos_max);
+    Ended::misconfigured("qos", message)
+}
+
 /// One connection and what is in flight on it.
 struct Connection<'a> {
     settings: &'a Arc<Settings>,
@@ -164,11 +198,7 @@ impl<'a> Connection<'a> {
         match happened {
             Happened::Connected(limits) => {
                 if self.settings.qos > limits.qos_max {
-                    let message = format!(
-                        "the broker takes QoS {} at most, the target has {}",
-                        limits.qos_max, self.settings.qos
-                    );
-                    return Err(Ended::misconfigured("qos", message));
+                    return Err(qos_too_high(self.settings.qos, &limits));
                 }
                 self.limits = Some(limits);
             }

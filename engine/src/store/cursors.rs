@@ -7,7 +7,8 @@
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
-use sluse_schema::port::{CursorBatch, StoreError};
+use sluse_schema::id::TargetId;
+use sluse_schema::port::{CursorBatch, StoreError, TargetLogEntry};
 
 use super::call::{Care, call, write_rows};
 use super::connect::Store;
@@ -57,7 +58,7 @@ async fn write(transaction: &mut Transaction<'_>, batch: &CursorBatch, care: Car
     if !batch.requests_done.is_empty() {
         transaction.execute("DELETE FROM target_request WHERE id = ANY($1)", &[&batch.requests_done]).await?;
     }
-    set_last_message_at(transaction, batch).await
+    set_last_message_at(transaction, &batch.last_message_at).await
 }
 
 async fn delete_dead_letters(transaction: &Transaction<'_>, batch: &CursorBatch) -> Result<(), WorkError> {
@@ -79,12 +80,29 @@ async fn delete_dead_letters(transaction: &Transaction<'_>, batch: &CursorBatch)
     Ok(())
 }
 
-async fn set_last_message_at(transaction: &Transaction<'_>, batch: &CursorBatch) -> Result<(), WorkError> {
-    if batch.last_message_at.is_empty() {
+impl Store {
+    /// Writes what came of an attempt outside the log: a line of the target's log, and when it was last sent to. Needs no epoch,
+    /// since no position moves.
+    pub async fn log_probe(&self, entry: &TargetLogEntry) -> Result<(), StoreError> {
+        call("log_probe", FLUSH_TIMEOUT, async {
+            let mut client = lease(&self.pool).await?;
+            let mut transaction = client.transaction().await?;
+            write_rows(&mut transaction, &LogRows(std::slice::from_ref(entry)), Care::ByHalves).await?;
+            set_last_message_at(&transaction, &[(entry.target, entry.logged_at_ms)]).await?;
+            transaction.commit().await?;
+            client.done();
+            Ok(())
+        })
+        .await
+    }
+}
+
+async fn set_last_message_at(transaction: &Transaction<'_>, sent: &[(TargetId, i64)]) -> Result<(), WorkError> {
+    if sent.is_empty() {
         return Ok(());
     }
-    let targets: Vec<i64> = batch.last_message_at.iter().map(|(target, _)| target.0).collect();
-    let at: Vec<_> = batch.last_message_at.iter().map(|(_, at_ms)| time(*at_ms)).collect();
+    let targets: Vec<i64> = sent.iter().map(|(target, _)| target.0).collect();
+    let at: Vec<_> = sent.iter().map(|(_, at_ms)| time(*at_ms)).collect();
     // `updated_at` stays: nobody changed the target.
     transaction
         .execute(

@@ -1,4 +1,5 @@
-//! What is deleted for its age or its number, once a minute, a bounded number of rows at a time; and the pool's figures.
+//! What is deleted for its age or its number, once a minute by one node, a bounded number of rows at a time; and each node's
+//! figures of its pool.
 //!
 //! Dead letters 30 days, change events 7 days, decoder errors the newest 100 per decoder, a target's log the newest 250, unknown
 //! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour.
@@ -12,10 +13,12 @@ use super::call::call;
 use super::changes::FLOOR_SETTING;
 use super::connect::Store;
 use super::error::WorkError;
+use super::leader::Job;
 use super::pool::lease;
 use crate::metrics::{STORE_CONNECTIONS, STORE_ROWS_EXPIRED_TOTAL};
 
-const EVERY: Duration = Duration::from_secs(60);
+const HOUSEKEEPING: Job = Job { name: "housekeeping", every: Duration::from_secs(60) };
+const FIGURES_EVERY: Duration = Duration::from_secs(15);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is deleted from where. Each deletes at most some thousand rows; what is left goes a minute later.
@@ -92,16 +95,20 @@ impl Store {
         failed.map_or(Ok(num_deleted), Err)
     }
 
-    /// Keeps house once a minute, for ever.
+    /// Keeps house for ever, in turns with the other nodes, and shows this node's pool.
     pub async fn keep_house(self: Arc<Self>) {
+        let housekeeping = Arc::clone(&self).keep_doing(HOUSEKEEPING, || async {
+            self.housekeeping().await.map(drop).map_err(|error| error.to_string())
+        });
+        tokio::join!(housekeeping, self.show_pool());
+    }
+
+    async fn show_pool(&self) {
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(FIGURES_EVERY).await;
             let pool = self.pool.status();
             for (state, num) in [("open", pool.size), ("idle", pool.available), ("waiting", pool.waiting)] {
                 metrics::gauge!(STORE_CONNECTIONS, "state" => state).set(num as f64);
-            }
-            if let Err(error) = self.housekeeping().await {
-                tracing::warn!(%error, "old rows could not be deleted, trying again in a minute");
             }
         }
     }

@@ -6,6 +6,7 @@ pub mod cipher;
 pub mod connect;
 pub mod database_url;
 pub mod error;
+pub mod leader;
 pub mod migrate;
 pub mod pool;
 pub mod private_postgres;

@@ -9,6 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sluse_engine::identity::Identities;
+use sluse_engine::mail::NoMailer;
+use sluse_engine::probe::Probes;
+use sluse_engine::send::{EgressPolicy, Senders};
+use sluse_engine::sigfox::SigfoxClient;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
@@ -146,6 +151,7 @@ impl Api {
         let store = Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap();
         store.bootstrap(ADMIN_EMAIL, Some(&Secret::new(ADMIN_PASSWORD))).await.unwrap();
 
+        let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());
         let ports = Ports {
@@ -154,6 +160,12 @@ impl Api {
             decoder: Arc::new(PanickingDecoder),
             tail: Arc::new(SilentTail),
             readiness: readiness.clone(),
+            identities: Arc::new(Identities::new(&store)),
+            // Nobody listens there: what needs Sigfox is tested against the program itself.
+            sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
+            probe: Arc::new(Probes::new(&store, &senders)),
+            mailer: Arc::new(NoMailer),
+            callers: Arc::default(),
             render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
         };
         let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));

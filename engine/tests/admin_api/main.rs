@@ -2,11 +2,14 @@
 //! send, and what a server bears. `serve` runs it for the recorded exchanges: `SLUSE_TEST_SERVE=127.0.0.1:3999,60`.
 
 mod fixture;
+mod fuzz;
 mod ingest;
 mod inspection;
 mod isolation;
 mod registry;
+mod silence;
 mod tenants;
+mod walk;
 
 use fixture::{ADMIN_EMAIL, Api};
 use serde_json::json;

@@ -5,6 +5,7 @@ mod changes;
 mod devices;
 mod fixture;
 mod gateways;
+mod leader;
 mod outage;
 mod program;
 mod settings;

@@ -43,6 +43,14 @@ pub fn may_write(principal: &Principal, resource: Resource) -> bool {
     decide(principal, Action::Write, resource).is_ok()
 }
 
+/// The organisation of what belongs to an application; one that nobody has for anything else.
+pub fn organization_of(resource: &Resource) -> OrganizationId {
+    match resource {
+        Resource::Application { organization, .. } => *organization,
+        _ => OrganizationId(0),
+    }
+}
+
 /// The resource of an application that a request names; `None` when there is no such application.
 pub async fn application(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<Option<Resource>> {
     match admin.organization_of_application(id).await {

@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId};
 use sluse_schema::policy::{Permit, Resource};
@@ -9,13 +10,20 @@ use sluse_schema::port::admin::{
     AdminError, ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, DeviceListing,
     DeviceSummary, MapDevice, StatusCheck, TargetSummary,
 };
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::view;
 use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
-use crate::page::Query;
+use crate::openapi as shape;
+use crate::openapi::{
+    Deleted, Listed,
+    applications::{DashboardCounts, Relocation},
+    devices::Device,
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{Form, MASK, Rule};
 
 /// Devices that an organisation's map shows.
@@ -74,18 +82,18 @@ pub const CONTROLLED_PROPERTIES: [&str; 41] = [
 ];
 
 /// Routes.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/application", web::post().to(create))
-        .route("/application", web::get().to(list))
-        .route("/application/updateApplicationOrganization/{id}", web::put().to(relocate))
-        .route("/application/{id}", web::get().to(one))
-        .route("/application/{id}", web::put().to(update))
-        .route("/application/{id}", web::delete().to(delete))
-        .route("/application/{id}/filter-information", web::get().to(owners))
-        .route("/application/{id}/application-dashboard-data", web::get().to(dashboard))
-        .route("/application/{id}/iot-devices", web::get().to(devices))
-        .route("/application/{id}/iot-devices-org", web::get().to(devices_of_organization))
-        .route("/application/{id}/iot-devices-map", web::get().to(map));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create)
+        .service(list)
+        .service(relocate)
+        .service(one)
+        .service(update)
+        .service(delete)
+        .service(owners)
+        .service(dashboard)
+        .service(devices)
+        .service(devices_of_organization)
+        .service(map);
 }
 
 /// An application as a resource, with the organisation that it belongs to now.
@@ -140,6 +148,14 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
     Ok(draft)
 }
 
+/// Creates an application.
+#[utoipa::path(
+    tag = "application",
+    request_body = shape::applications::ApplicationDraft,
+    responses((status = 201, body = shape::applications::ApplicationDetail)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[post("/application")]
 async fn create(caller: Caller<ApplicationAdmin>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let draft = draft(&body, None)?;
     let permit = caller.write(Resource::Organization(draft.organization))?;
@@ -161,6 +177,15 @@ async fn create(caller: Caller<ApplicationAdmin>, state: web::Data<AppState>, Js
     Ok(uncached(created(row)))
 }
 
+/// Changes an application.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    request_body = shape::applications::ApplicationDraft,
+    responses((status = 200, body = shape::applications::ApplicationDetail)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/application/{id}")]
 async fn update(
     caller: Caller<ApplicationAdmin>,
     id: PathId,
@@ -185,6 +210,15 @@ fn target_permit<R: CallerRule>(
     if current == target { Ok(None) } else { caller.write(Resource::Organization(target)).map(Some) }
 }
 
+/// Moves an application to another organisation.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    request_body = Relocation,
+    responses((status = 200, body = shape::applications::ApplicationDetail)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/application/updateApplicationOrganization/{id}")]
 async fn relocate(
     caller: Caller<ApplicationAdmin>,
     id: PathId,
@@ -207,6 +241,14 @@ async fn relocate(
     }
 }
 
+/// Deletes an application with its devices and data targets.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/application/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
     let permit = caller.write(resource_of(id, &state).await?)?;
@@ -219,6 +261,14 @@ async fn delete(caller: Caller<ApplicationAdmin>, id: PathId, state: web::Data<A
     }
 }
 
+/// One application.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = shape::applications::ApplicationDetail)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}")]
 async fn one(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
     caller.read(resource_of(id, &state).await?)?;
@@ -248,6 +298,14 @@ fn filter<R: CallerRule>(
     })
 }
 
+/// Applications with a summary of their devices and data targets.
+#[utoipa::path(
+    tag = "application",
+    params(PageQuery, ("organizationId" = Option<String>, Query)),
+    responses((status = 200, body = Listed<shape::applications::ApplicationListing>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application")]
 async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let page = query.page_or_all()?;
     let filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
@@ -268,6 +326,14 @@ async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) 
     Ok(listed(rows, found.num_all))
 }
 
+/// Owners of an organisation's applications, to filter by.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}/filter-information")]
 async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let organization = OrganizationId(id.0);
     caller.read(Resource::Organization(organization))?;
@@ -275,6 +341,14 @@ async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) 
     Ok(ok(json!(owners)))
 }
 
+/// How many applications an organisation has, and how many have trouble.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DashboardCounts)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}/application-dashboard-data")]
 async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let organization = OrganizationId(id.0);
     caller.read(Resource::Organization(organization))?;
@@ -286,6 +360,14 @@ async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState
     })))
 }
 
+/// Devices of an application with what they last sent.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<Device>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}/iot-devices")]
 async fn devices(caller: Caller<Reader>, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
     caller.read(resource_of(id, &state).await?)?;
@@ -293,6 +375,14 @@ async fn devices(caller: Caller<Reader>, id: PathId, query: Query, state: web::D
     Ok(listed(found.rows.iter().map(device_listing).collect(), found.num_all))
 }
 
+/// Devices of an organisation, for the map.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}/iot-devices-org")]
 async fn devices_of_organization(
     caller: Caller<Reader>,
     id: PathId,
@@ -304,6 +394,14 @@ async fn devices_of_organization(
     Ok(ok(found.iter().map(device).collect()))
 }
 
+/// Devices of an application, for the map.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}/iot-devices-map")]
 async fn map(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
     caller.read(resource_of(id, &state).await?)?;

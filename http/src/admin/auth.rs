@@ -4,11 +4,14 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpRequest, web};
+use actix_web::{get, post};
 use chrono::Utc;
 use serde_json::{Value, json};
 use sluse_schema::permission::{Principal, PrincipalKind};
 use sluse_schema::policy::{Action, Resource, decide};
 use sluse_schema::port::admin::{Account, ChangedBy, OrganizationListing};
+use utoipa_actix_web::scope;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::view;
 use crate::authz::{Anyone, Caller, TokenOnly};
@@ -16,18 +19,13 @@ use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, reduce};
 use crate::json::{JsonBody, created, ok};
 use crate::metrics;
+use crate::openapi::{Credentials, Me, Profile, Token};
 use crate::password::Verdict;
 use crate::request_id::request_id;
 
 /// Routes.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.service(
-        web::scope("/auth")
-            .wrap(from_fn(reduce_errors))
-            .route("/login", web::post().to(log_in))
-            .route("/profile", web::get().to(profile))
-            .route("/me", web::get().to(me)),
-    );
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(scope("/auth").wrap(from_fn(reduce_errors)).service(log_in).service(profile).service(me));
 }
 
 /// Gives errors their form. What was wrong before a handler was reached (a body that does not parse, no such route) keeps its own.
@@ -49,6 +47,13 @@ async fn reduce_errors(
     Ok(response.map_body(|_, _| BoxBody::new(body)))
 }
 
+/// Exchanges e-mail and password for a token.
+#[utoipa::path(
+    tag = "auth",
+    request_body = Credentials,
+    responses((status = 201, body = Token)),
+)]
+#[post("/login")]
 async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let text = |name: &str| body.get(name).and_then(Value::as_str).map(str::to_owned);
     let (Some(username), Some(password)) = (text("username"), text("password")) else {
@@ -96,10 +101,24 @@ async fn check(
     }))
 }
 
+/// Who the token belongs to.
+#[utoipa::path(
+    tag = "auth",
+    responses((status = 200, body = Profile)),
+    security(("token" = [])),
+)]
+#[get("/profile")]
 async fn profile(caller: Caller<TokenOnly<Anyone>>) -> ApiResult {
     Ok(ok(json!({"sub": caller.principal.user, "username": caller.principal.name})))
 }
 
+/// The caller with his groups, and the organisations he may choose from.
+#[utoipa::path(
+    tag = "auth",
+    responses((status = 200, body = Me)),
+    security(("token" = [])),
+)]
+#[get("/me")]
 async fn me(caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>) -> ApiResult {
     let detail = state.admin().user(caller.principal.user, false).await?;
     let organizations: Vec<Value> = if caller.principal.is_global_admin() {

@@ -3,7 +3,9 @@
 //!
 //! Limits: 10 000 devices per connection; an answer names at most 50 000, a list that would be longer is refused: ask for less.
 
+use actix_web::{delete, get, post, put};
 use std::collections::{BTreeMap, BTreeSet};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use actix_web::web;
 use serde_json::{Value, json};
@@ -15,32 +17,36 @@ use sluse_schema::port::admin::device::DeviceRow;
 use sluse_schema::port::admin::target::TargetRow;
 use sluse_schema::port::admin::{AdminError, AdminStore, Page};
 
-use super::access::{InApplication, Referred, may_write};
+use super::access::{InApplication, Referred};
+use super::mask::Secrets;
 use super::{decoders, device_shape, targets, view};
-use crate::authz::{ApplicationAdmin, Caller, Reader, Rule};
+use crate::authz::{ApplicationAdmin, Caller, Reader};
 use crate::config::PAGE_LIMIT_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    targets::{Connection, ConnectionDraft, CopiedDevice},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
 
-const PATH: &str = "/iot-device-payload-decoder-data-target-connection";
 const NUM_DEVICES_SHOWN_MAX: usize = 50_000;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route(PATH, web::get().to(list))
-        .route(PATH, web::post().to(create))
-        .route(&format!("{PATH}/byIoTDevice/{{id}}"), web::get().to(of_device))
-        .route(&format!("{PATH}/byDataTarget/{{id}}"), web::get().to(of_target))
-        .route(&format!("{PATH}/byPayloadDecoder/{{id}}"), web::get().to(of_decoder))
-        .route(&format!("{PATH}/appendCopiedDevice/{{id}}"), web::put().to(append_device))
-        .route(&format!("{PATH}/{{id}}"), web::get().to(read))
-        .route(&format!("{PATH}/{{id}}"), web::put().to(update))
-        .route(&format!("{PATH}/{{id}}"), web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list)
+        .service(create)
+        .service(of_device)
+        .service(of_target)
+        .service(of_decoder)
+        .service(append_device)
+        .service(read)
+        .service(update)
+        .service(delete);
 }
 
 fn unknown(id: i64) -> ApiError {
@@ -79,8 +85,7 @@ impl Parts {
     }
 
     /// One connection with all that it joins. Devices come newest first.
-    fn shown<R: Rule>(&self, caller: &Caller<R>, row: &ConnectionRow) -> Value {
-        let may_change = may_write(&caller.principal, row.resource());
+    fn shown(&self, row: &ConnectionRow) -> Value {
         let devices: Vec<Value> = row
             .fields
             .devices
@@ -90,7 +95,7 @@ impl Parts {
             // One that left meanwhile belongs to whoever it went to.
             .filter(|device| device.fields.application == row.application)
             .map(|device| {
-                let mut shown = device_shape::device(device, may_change);
+                let mut shown = device_shape::device(device);
                 shown["application"] = self.referred.application(device.fields.application);
                 shown
             })
@@ -100,45 +105,85 @@ impl Parts {
         let fields = json!({
             "iotDevices": devices,
             "payloadDecoder": decoder.map(|row| decoders::decoder_detail(row, &self.referred)),
-            "dataTarget": target.map(|row| targets::target_detail(row, &self.referred)),
+            "dataTarget": target.map(|row| targets::target_detail(row, &self.referred, Secrets::Masked)),
         });
         view::base(row.id.0, &row.stamps, fields)
     }
 }
 
-async fn detail<R: Rule>(caller: &Caller<R>, admin: &dyn AdminStore, row: &ConnectionRow) -> ApiResult<Value> {
+async fn detail(admin: &dyn AdminStore, row: &ConnectionRow) -> ApiResult<Value> {
     let parts = Parts::load(admin, std::slice::from_ref(row)).await?;
-    Ok(view::with_authors(parts.shown(caller, row), &row.stamps))
+    Ok(view::with_authors(parts.shown(row), &row.stamps))
 }
 
 async fn page_of(caller: Caller<Reader>, state: State, filter: ConnectionFilter, page: Page) -> ApiResult {
     let admin = state.admin();
     let found = admin.connections(filter, &caller.principal.visible_applications(), &page).await?;
     let parts = Parts::load(admin, &found.rows).await?;
-    let rows = found.rows.iter().map(|row| parts.shown(&caller, row)).collect();
+    let rows = found.rows.iter().map(|row| parts.shown(row)).collect();
     Ok(listed(rows, found.num_all))
 }
 
+/// Connections between devices, decoders and data targets.
+#[utoipa::path(
+    tag = "connection",
+    params(PageQuery),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     page_of(caller, state, ConnectionFilter::All, query.page()?).await
 }
 
+/// Connections of a device.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/byIoTDevice/{id}")]
 async fn of_device(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     page_of(caller, state, ConnectionFilter::OfDevice(DeviceId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
+/// Connections of a data target.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/byDataTarget/{id}")]
 async fn of_target(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     page_of(caller, state, ConnectionFilter::OfTarget(TargetId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
+/// Connections through a payload decoder.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<Connection>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/byPayloadDecoder/{id}")]
 async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     page_of(caller, state, ConnectionFilter::OfDecoder(DecoderId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
+/// One connection.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Connection)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device-payload-decoder-data-target-connection/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = one(state.admin(), id).await?;
     caller.read(row.resource())?;
-    Ok(ok(detail(&caller, state.admin(), &row).await?))
+    Ok(ok(detail(state.admin(), &row).await?))
 }
 
 async fn one(admin: &dyn AdminStore, id: PathId) -> ApiResult<ConnectionRow> {
@@ -194,23 +239,48 @@ async fn read_body(
     Ok((permit, ConnectionFields { target, decoder, devices }))
 }
 
+/// Connects devices with a data target, through a decoder or without.
+#[utoipa::path(
+    tag = "connection",
+    request_body = ConnectionDraft,
+    responses((status = 201, body = Connection)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[post("/iot-device-payload-decoder-data-target-connection")]
 async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let (permit, fields) = read_body(&caller, admin, &body.0).await?;
     let row = admin.create_connection(&permit, &caller.changed_by, &fields).await?;
-    Ok(created(detail(&caller, admin, &row).await?))
+    Ok(created(detail(admin, &row).await?))
 }
 
+/// Changes a connection.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    request_body = ConnectionDraft,
+    responses((status = 200, body = Connection)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/iot-device-payload-decoder-data-target-connection/{id}")]
 async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = one(admin, id).await?;
     let permit = caller.write(stored.resource())?;
     let (target_permit, fields) = read_body(&caller, admin, &body.0).await?;
     let row = admin.update_connection(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
-    Ok(ok(detail(&caller, admin, &row).await?))
+    Ok(ok(detail(admin, &row).await?))
 }
 
 /// Adds a device that was copied from one of this connection.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    request_body = CopiedDevice,
+    responses((status = 200, body = Connection)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/iot-device-payload-decoder-data-target-connection/appendCopiedDevice/{id}")]
 async fn append_device(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let mut form = Form::of(&body.0);
@@ -224,9 +294,17 @@ async fn append_device(caller: Caller<ApplicationAdmin>, state: State, id: PathI
         return Err(ApiError::bad_request(code::NOT_SAME_APPLICATION));
     }
     let row = admin.append_device(&permit, &caller.changed_by, stored.id, device).await?;
-    Ok(ok(detail(&caller, admin, &row).await?))
+    Ok(ok(detail(admin, &row).await?))
 }
 
+/// Removes a connection; what was accepted before is still delivered.
+#[utoipa::path(
+    tag = "connection",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/iot-device-payload-decoder-data-target-connection/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let stored = one(admin, id).await?;

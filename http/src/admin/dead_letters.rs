@@ -13,6 +13,7 @@
 //! finds as many.
 
 use actix_web::{HttpRequest, web};
+use actix_web::{delete, get, post};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use sluse_schema::id::DeadLetterId;
 use sluse_schema::policy::Permit;
 use sluse_schema::port::admin::inspect::{DeadLetterLine, Letters, NUM_LETTERS_MAX};
 use sluse_schema::port::admin::target::TargetRow;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::InApplication;
 use super::targets::readable;
@@ -28,18 +30,16 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, PathId, created, listed, ok};
-use crate::page::Query;
+use crate::openapi as shape;
+use crate::openapi::{Deleted, Listed, targets::DeadLetter};
+use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/data-target/{id}/dead-letters", web::get().to(list))
-        .route("/data-target/{id}/dead-letters/replay", web::post().to(replay))
-        .route("/data-target/{id}/dead-letters/purge", web::post().to(purge))
-        .route("/data-target/{id}/dead-letters/{letter}", web::get().to(read))
-        .route("/data-target/{id}/dead-letters/{letter}", web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list).service(replay).service(purge).service(read).service(delete);
 }
 
 fn line(letter: &DeadLetterLine) -> Value {
@@ -68,6 +68,14 @@ fn as_text(bytes: &[u8]) -> (String, &'static str) {
     }
 }
 
+/// Dead letters of a data target, newest first.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<DeadLetter>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/{id}/dead-letters")]
 async fn list(caller: Caller<Reader>, state: State, id: PathId, query: Query) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let mut page = query.page()?;
@@ -82,6 +90,14 @@ fn letter_id(request: &HttpRequest) -> ApiResult<DeadLetterId> {
     Ok(DeadLetterId(id))
 }
 
+/// One dead letter with its payload and the receiver's answer.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path), ("letter" = i64, Path)),
+    responses((status = 200, body = DeadLetter)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/{id}/dead-letters/{letter}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId, request: HttpRequest) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let letter = state.admin().dead_letter(target.id, letter_id(&request)?).await?;
@@ -124,6 +140,15 @@ fn read_letters(body: &Value) -> ApiResult<Letters> {
     Ok(if all { Letters::All } else { Letters::These(ids.unwrap_or_default().into_iter().map(DeadLetterId).collect()) })
 }
 
+/// Offers dead letters again.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    request_body = shape::targets::Letters,
+    responses((status = 201, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target/{id}/dead-letters/replay")]
 async fn replay(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let permit = writable(&caller, &target)?;
@@ -141,6 +166,15 @@ pub fn busy(error: sluse_schema::port::admin::AdminError) -> ApiError {
     }
 }
 
+/// Deletes dead letters for good.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    request_body = shape::targets::Letters,
+    responses((status = 201, body = Deleted)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target/{id}/dead-letters/purge")]
 async fn purge(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let permit = writable(&caller, &target)?;
@@ -149,6 +183,14 @@ async fn purge(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody)
     Ok(created(json!({"affected": num_purged})))
 }
 
+/// Deletes one dead letter.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path), ("letter" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[delete("/data-target/{id}/dead-letters/{letter}")]
 async fn delete(caller: Caller<Reader>, state: State, id: PathId, request: HttpRequest) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let permit = writable(&caller, &target)?;

@@ -6,12 +6,14 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::device::Dialect;
 use sluse_schema::id::{DecoderId, OrganizationId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::decoder::{DecoderFields, DecoderRow};
 use sluse_schema::port::admin::{AdminError, AdminStore};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::Referred;
 use super::view;
@@ -20,7 +22,12 @@ use crate::config::PAGE_LIMIT_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    targets::{Decoder, DecoderDraft},
+    tenants::Named,
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{Form, Rule};
 
 type State = web::Data<AppState>;
@@ -29,13 +36,8 @@ type State = web::Data<AppState>;
 const SOURCE_BYTES_MAX: usize = 512 * 1024;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/payload-decoder", web::get().to(list))
-        .route("/payload-decoder", web::post().to(create))
-        .route("/payload-decoder/minimal", web::get().to(names))
-        .route("/payload-decoder/{id}", web::get().to(read))
-        .route("/payload-decoder/{id}", web::put().to(update))
-        .route("/payload-decoder/{id}", web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list).service(create).service(names).service(read).service(update).service(delete);
 }
 
 /// `Decoder` without its organisation.
@@ -100,6 +102,14 @@ async fn check_organization(admin: &dyn AdminStore, id: OrganizationId) -> ApiRe
     if is_there { Ok(()) } else { Err(ApiError::bad_request(code::ORGANIZATION_DOES_NOT_EXISTS)) }
 }
 
+/// Payload decoders.
+#[utoipa::path(
+    tag = "payload-decoder",
+    params(PageQuery, ("organizationId" = Option<String>, Query)),
+    responses((status = 200, body = Listed<Decoder>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/payload-decoder")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     caller.read(Resource::Shared)?;
     let organization = query.int("organizationId")?.map(OrganizationId);
@@ -117,6 +127,13 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(listed(rows, found.num_all))
 }
 
+/// Ids and names of payload decoders.
+#[utoipa::path(
+    tag = "payload-decoder",
+    responses((status = 200, body = Listed<Named>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/payload-decoder/minimal")]
 async fn names(caller: Caller<Reader>, state: State) -> ApiResult {
     caller.read(Resource::Shared)?;
     let found = state.admin().decoder_names(PAGE_LIMIT_MAX).await?;
@@ -124,12 +141,28 @@ async fn names(caller: Caller<Reader>, state: State) -> ApiResult {
     Ok(listed(rows, found.num_all))
 }
 
+/// One payload decoder with its source.
+#[utoipa::path(
+    tag = "payload-decoder",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Decoder)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/payload-decoder/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     caller.read(Resource::Shared)?;
     let row = state.admin().decoder(DecoderId(id.0)).await?;
     Ok(ok(detail(state.admin(), &row).await?))
 }
 
+/// Creates a payload decoder.
+#[utoipa::path(
+    tag = "payload-decoder",
+    request_body = DecoderDraft,
+    responses((status = 201, body = Decoder)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[post("/payload-decoder")]
 async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let fields = read_body(&body.0, None)?;
@@ -139,6 +172,15 @@ async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) 
     Ok(uncached(created(detail(admin, &row).await?)))
 }
 
+/// Changes a payload decoder.
+#[utoipa::path(
+    tag = "payload-decoder",
+    params(("id" = i64, Path)),
+    request_body = DecoderDraft,
+    responses((status = 200, body = Decoder)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[put("/payload-decoder/{id}")]
 async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = admin.decoder(DecoderId(id.0)).await?;
@@ -154,6 +196,14 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, id: PathId, body
     Ok(uncached(ok(detail(admin, &row).await?)))
 }
 
+/// Deletes a payload decoder that no connection uses.
+#[utoipa::path(
+    tag = "payload-decoder",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/payload-decoder/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let gone = || ApiError::bare(StatusCode::NOT_FOUND);
@@ -191,12 +241,12 @@ mod tests {
 
     #[test]
     fn a_dialect_is_one_of_five_null_or_kept() {
-        let read = |dialect, stored: Option<&DecoderFields>| read_body(&body("x", dialect), stored);
-        let stored = read(Some(json!("ts013")), None).unwrap();
+        let parse = |dialect, stored: Option<&DecoderFields>| read_body(&body("x", dialect), stored);
+        let stored = parse(Some(json!("ts013")), None).unwrap();
         assert_eq!(stored.dialect, Some(Dialect::Ts013));
-        assert_eq!(read(None, Some(&stored)).unwrap().dialect, Some(Dialect::Ts013));
-        assert_eq!(read(Some(json!(null)), Some(&stored)).unwrap().dialect, None);
-        assert_eq!(read(Some(json!("cobol")), None).unwrap_err().status().as_u16(), 400);
-        assert_eq!(read(Some(json!(7)), None).unwrap_err().status().as_u16(), 400);
+        assert_eq!(parse(None, Some(&stored)).unwrap().dialect, Some(Dialect::Ts013));
+        assert_eq!(parse(Some(json!(null)), Some(&stored)).unwrap().dialect, None);
+        assert_eq!(parse(Some(json!("cobol")), None).unwrap_err().status().as_u16(), 400);
+        assert_eq!(parse(Some(json!(7)), None).unwrap_err().status().as_u16(), 400);
     }
 }

@@ -1,6 +1,7 @@
 //! Many devices at once: `createMany` and `updateMany`. Each device stands for itself: what is wrong with one is said beside it.
 //! Limits: 50 devices per call.
 
+use actix_web::post;
 use actix_web::web;
 use serde_json::{Value, json};
 use sluse_schema::id::DeviceId;
@@ -13,6 +14,7 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, created};
+use crate::openapi::devices::{BatchResult, DeviceDrafts};
 use crate::validate::{FieldError, Form, as_int};
 
 const NUM_DEVICES_MAX: usize = 50;
@@ -67,6 +69,14 @@ fn result(item: &Value, outcome: ApiResult<Value>) -> ApiResult<Value> {
     }
 }
 
+/// Creates up to 50 devices; each succeeds or fails by itself.
+#[utoipa::path(
+    tag = "iot-device",
+    request_body = DeviceDrafts,
+    responses((status = 201, body = Vec<BatchResult>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/createMany")]
 pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let mut form = Form::of(&body.0);
@@ -75,8 +85,8 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     let mut results = Vec::with_capacity(read.len());
     for (item, input) in read {
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-        let outcome = match create_one(&caller, admin, input).await {
-            Ok(row) => shown(admin, &row, true).await,
+        let outcome = match create_one(&caller, &state, input).await {
+            Ok(row) => shown(admin, &row).await,
             Err(error) => Err(error),
         };
         results.push(result(item, outcome)?);
@@ -84,6 +94,14 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     Ok(created(Value::Array(results)))
 }
 
+/// Changes up to 50 devices; each succeeds or fails by itself.
+#[utoipa::path(
+    tag = "iot-device",
+    request_body = DeviceDrafts,
+    responses((status = 201, body = Vec<BatchResult>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/updateMany")]
 pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let mut form = Form::of(&body.0);
@@ -103,8 +121,8 @@ pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppStat
         };
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
         let hide = input.clone();
-        let outcome = match update_one(&caller, admin, row, input).await {
-            Ok(row) => shown(admin, &row, true).await.map(|mut answer| {
+        let outcome = match update_one(&caller, &state, row, input).await {
+            Ok(row) => shown(admin, &row).await.map(|mut answer| {
                 hide.hide_unsent(&mut answer);
                 answer
             }),

@@ -1,18 +1,22 @@
 //! An application's devices as a CSV file, in the columns of the web client's import. Cells are quoted (RFC 4180); texts that a
-//! spreadsheet would run as a formula get an apostrophe; secrets are masked.
+//! spreadsheet would run as a formula get an apostrophe; secrets are for whoever may change the devices, which is noted in the
+//! change log, and a mask for readers.
 //! Limits: 100 000 devices.
 
+use actix_web::get;
 use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::{HttpResponse, web};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::ApplicationId;
 use sluse_schema::port::admin::device::DeviceRow;
+use sluse_schema::secret::Secret;
 
-use super::access::{self, may_write};
-use super::device_shape::{MQTT_KEY, MQTT_PASSWORD, OTAA_KEY};
-use super::mask::MASK;
+use super::access;
+use super::device_shape::{MQTT_KEY, MQTT_PASSWORD, OTAA_KEY, has_secrets};
+use super::mask::Secrets;
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
@@ -24,16 +28,29 @@ const HEADER: &str = "name,id,type,latitude,longitude,commentOnLocation,comment,
                       mqtttopicname,authenticationType,mqttusername,mqttpassword,caCertificate,deviceCertificate,\
                       deviceCertificateKey,devEUI,deviceProfileID,skipFCntCheck,activationType,OTAAapplicationKey\n";
 
+/// The devices of an application as CSV.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/getDevicesMetadataCsv/{id}")]
 pub(super) async fn read(caller: Caller<Reader>, state: web::Data<AppState>, id: PathId) -> ApiResult {
     let application = ApplicationId(id.0);
     let resource = access::application(state.admin(), application).await?.ok_or_else(ApiError::unknown_id)?;
     caller.read(resource.clone())?;
-    let may_change = may_write(&caller.principal, resource);
     let rows = state.admin().all_devices_of(application, NUM_DEVICES_MAX).await?;
+    let with_secrets: Vec<i64> = rows.iter().filter(|row| has_secrets(row)).map(|row| row.id.0).collect();
+    let mut secrets = Secrets::Masked;
+    if let Ok(permit) = caller.write(resource) {
+        state.admin().record_reveal(&permit, &caller.changed_by, ChangedEntity::Device, &with_secrets).await?;
+        secrets = Secrets::Clear;
+    }
     let mut csv = String::with_capacity(HEADER.len() + rows.len() * 128);
     csv.push_str(HEADER);
     for row in &rows {
-        push_row(&mut csv, row, may_change);
+        push_row(&mut csv, row, secrets);
     }
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "application/octet-stream"))
@@ -41,7 +58,7 @@ pub(super) async fn read(caller: Caller<Reader>, state: web::Data<AppState>, id:
         .body(csv))
 }
 
-fn push_row(csv: &mut String, row: &DeviceRow, may_change: bool) {
+fn push_row(csv: &mut String, row: &DeviceRow, secrets: Secrets) {
     let fields = &row.fields;
     let number = |n: Option<f64>| n.map(|n| n.to_string()).unwrap_or_default();
     let shown = |value: Option<&Value>| match value {
@@ -54,14 +71,12 @@ fn push_row(csv: &mut String, row: &DeviceRow, may_change: bool) {
         let pem = setting(name);
         if pem.is_empty() { pem } else { STANDARD.encode(pem) }
     };
-    let secret = |name: &str| if fields.secrets.contains_key(name) { MASK.to_owned() } else { String::new() };
+    let secret = |secret: Option<&Secret>| shown(Some(&secrets.shown(secret)));
     let lorawan = fields.settings.get("lorawanSettings");
     let of_lorawan = |name: &str| shown(lorawan.and_then(|nested| nested.get(name)));
-    let api_key = match &fields.api_key {
-        Some(key) if may_change => key.reveal().to_owned(),
-        Some(_) => MASK.to_owned(),
-        None => String::new(),
-    };
+    let key = fields.secrets.get(MQTT_KEY);
+    // The import takes certificates and keys in base64.
+    let key = if secrets == Secrets::Clear { key.map(|pem| STANDARD.encode(pem.reveal())) } else { Some(secret(key)) };
     let cells = [
         text(&fields.name),
         row.id.to_string(),
@@ -71,21 +86,21 @@ fn push_row(csv: &mut String, row: &DeviceRow, may_change: bool) {
         text(fields.comment_on_location.as_deref().unwrap_or("")),
         text(fields.comment.as_deref().unwrap_or("")),
         fields.device_model.map(|id| id.to_string()).unwrap_or_default(),
-        api_key,
+        secret(fields.api_key.as_ref()),
         text(&setting("mqttURL")),
         setting("mqttPort"),
         text(&setting("mqtttopicname")),
         setting("authenticationType"),
         text(&setting("mqttusername")),
-        secret(MQTT_PASSWORD),
+        text(&secret(fields.secrets.get(MQTT_PASSWORD))),
         certificate("caCertificate"),
         certificate("deviceCertificate"),
-        secret(MQTT_KEY),
+        key.unwrap_or_default(),
         fields.dev_eui.map(|eui| eui.to_string()).unwrap_or_default(),
         of_lorawan("deviceProfileID"),
         of_lorawan("skipFCntCheck"),
         of_lorawan("activationType"),
-        secret(OTAA_KEY),
+        secret(fields.secrets.get(OTAA_KEY)),
     ];
     for (at, cell) in cells.iter().enumerate() {
         if at > 0 {

@@ -197,7 +197,9 @@ impl Settings<'_> {
             self.keep("deviceTypeId", kind);
         }
         self.keep("deviceId", device);
-        self.keep("groupId", group);
+        // What Sigfox calls the group is put beside it when the device is registered there.
+        self.keep("sigfoxGroupId", group);
+        self.keep("connectToExistingDeviceInBackend", connects);
         self.keep("prototype", is_prototype);
     }
 

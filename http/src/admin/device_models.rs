@@ -1,10 +1,12 @@
 //! Device models (control-plane 2.10): FIWARE `DeviceModel` documents, checked against the schema's own rules.
 
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::OrganizationId;
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::DeviceModelRow;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::applications::CONTROLLED_PROPERTIES;
 use super::view;
@@ -12,7 +14,11 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    devices::{DeviceModel, DeviceModelDraft},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
 const REQUIRED: [&str; 8] =
@@ -20,12 +26,8 @@ const REQUIRED: [&str; 8] =
 const FUNCTIONS: [&str; 6] = ["levelControl", "sensing", "onOff", "openClose", "metering", "eventNotification"];
 
 /// Routes.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/device-model", web::post().to(create))
-        .route("/device-model", web::get().to(list))
-        .route("/device-model/{id}", web::get().to(one))
-        .route("/device-model/{id}", web::put().to(update))
-        .route("/device-model/{id}", web::delete().to(delete));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create).service(list).service(one).service(update).service(delete);
 }
 
 /// What is wrong with a document, in ajv's words; empty when nothing is.
@@ -83,6 +85,14 @@ fn full(row: &DeviceModelRow) -> Value {
     shown
 }
 
+/// Creates a device model (FIWARE DeviceModel).
+#[utoipa::path(
+    tag = "device-model",
+    request_body = DeviceModelDraft,
+    responses((status = 201, body = DeviceModel)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/device-model")]
 async fn create(caller: Caller<Reader>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let mut form = Form::of(&body);
     let organization = OrganizationId(form.id("belongsToId", None));
@@ -93,6 +103,15 @@ async fn create(caller: Caller<Reader>, state: web::Data<AppState>, JsonBody(bod
     Ok(uncached(created(full(&row))))
 }
 
+/// Changes a device model.
+#[utoipa::path(
+    tag = "device-model",
+    params(("id" = i64, Path)),
+    request_body = DeviceModelDraft,
+    responses((status = 200, body = DeviceModel)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/device-model/{id}")]
 async fn update(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let before = state.admin().device_model(id.0).await?;
     let permit = caller.write(Resource::Organization(before.organization.id))?;
@@ -101,12 +120,28 @@ async fn update(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>, 
     Ok(uncached(ok(full(&row))))
 }
 
+/// Deletes a device model that no device uses.
+#[utoipa::path(
+    tag = "device-model",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[delete("/device-model/{id}")]
 async fn delete(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let before = state.admin().device_model(id.0).await?;
     let permit = caller.write(Resource::Organization(before.organization.id))?;
     Ok(deleted(state.admin().delete_device_model(&permit, &caller.changed_by, id.0).await?))
 }
 
+/// One device model.
+#[utoipa::path(
+    tag = "device-model",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DeviceModel)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/device-model/{id}")]
 async fn one(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let row = state.admin().device_model(id.0).await?;
     caller.read(Resource::Organization(row.organization.id))?;
@@ -115,6 +150,14 @@ async fn one(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> 
     Ok(ok(shown))
 }
 
+/// Device models, of one organisation or of all that the caller may see.
+#[utoipa::path(
+    tag = "device-model",
+    params(PageQuery, ("organizationId" = Option<String>, Query)),
+    responses((status = 200, body = Listed<DeviceModel>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/device-model")]
 async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let page = query.page()?;
     let among = match query.int("organizationId")?.map(OrganizationId) {

@@ -1,14 +1,13 @@
 //! Devices as the API shows them. Pure: rows in, JSON out.
 //!
-//! The API key of an HTTP device is shown to whoever may change the device, since he has to give it to the device; every other
-//! secret is a mask for everybody.
+//! Secrets are shown to whoever may change the device, in answers about that one device: he has to give them to it. Readers, and
+//! lists, see a mask; whoever answers with a secret in clear notes it in the change log.
 
 use serde_json::{Map, Value, json};
 use sluse_schema::device::Transmission;
 use sluse_schema::port::admin::device::{DeviceRow, DeviceType, LatestMessage, StoredState};
-use sluse_schema::secret::Secret;
 
-use super::mask::{MASK, masked};
+use super::mask::Secrets;
 use super::view::{base, instant, location, with_authors};
 
 /// Names of secrets, by the type of device that has them.
@@ -16,20 +15,27 @@ pub const OTAA_KEY: &str = "OTAAapplicationKey";
 pub const NETWORK_SESSION_KEY: &str = "networkSessionKey";
 pub const APPLICATION_SESSION_KEY: &str = "applicationSessionKey";
 pub const MQTT_PASSWORD: &str = "mqttpassword";
+/// What the broker compares a password with.
+pub const MQTT_PASSWORD_HASH: &str = "mqttpasswordhash";
 pub const MQTT_KEY: &str = "deviceCertificateKey";
 pub const SIGFOX_PAC: &str = "pac";
 
 /// The device alone, as it stands in connections and lists.
-pub fn device(row: &DeviceRow, may_change: bool) -> Value {
-    base(row.id.0, &row.stamps, Value::Object(fields(row, may_change)))
+pub fn device(row: &DeviceRow) -> Value {
+    base(row.id.0, &row.stamps, Value::Object(fields(row, Secrets::Masked)))
 }
 
 /// The device with who made and changed it, as answers about one device have it.
-pub fn device_with_authors(row: &DeviceRow, may_change: bool) -> Value {
-    with_authors(device(row, may_change), &row.stamps)
+pub fn device_with_authors(row: &DeviceRow, secrets: Secrets) -> Value {
+    with_authors(base(row.id.0, &row.stamps, Value::Object(fields(row, secrets))), &row.stamps)
 }
 
-fn fields(row: &DeviceRow, may_change: bool) -> Map<String, Value> {
+/// Whether there is anything that [`Secrets::Clear`] would show.
+pub fn has_secrets(row: &DeviceRow) -> bool {
+    row.fields.api_key.is_some() || !row.fields.secrets.is_empty()
+}
+
+fn fields(row: &DeviceRow, secrets: Secrets) -> Map<String, Value> {
     let fields = &row.fields;
     let mut shown = Map::new();
     shown.insert("name".into(), json!(fields.name));
@@ -39,11 +45,10 @@ fn fields(row: &DeviceRow, may_change: bool) -> Map<String, Value> {
     shown.insert("comment".into(), json!(fields.comment));
     shown.insert("metadata".into(), json!(fields.metadata));
     let setting = |name: &str| fields.settings.get(name).cloned().unwrap_or(Value::Null);
-    let secret = |name: &str| masked(fields.secrets.get(name));
+    let secret = |name: &str| secrets.shown(fields.secrets.get(name));
     match fields.kind {
         DeviceType::GenericHttp => {
-            let key = fields.api_key.as_ref().map_or(Value::Null, |key| api_key(key, may_change));
-            shown.insert("apiKey".into(), key);
+            shown.insert("apiKey".into(), secrets.shown(fields.api_key.as_ref()));
         }
         DeviceType::Lorawan => {
             // As it was typed, as the reference has it; look-ups go by the row's own column.
@@ -67,6 +72,7 @@ fn fields(row: &DeviceRow, may_change: bool) -> Map<String, Value> {
             shown.insert(MQTT_KEY.into(), secret(MQTT_KEY));
             if fields.kind == DeviceType::MqttInternalBroker {
                 shown.insert("permissions".into(), setting("permissions"));
+                shown.insert(MQTT_PASSWORD_HASH.into(), secret(MQTT_PASSWORD_HASH));
             } else {
                 shown.insert("invalidMqttConfig".into(), json!(setting("invalidMqttConfig") == true));
             }
@@ -85,15 +91,11 @@ const MQTT_SETTINGS: [&str; 7] = [
     "mqtttopicname",
 ];
 
-fn api_key(key: &Secret, may_change: bool) -> Value {
-    if may_change { key.reveal().into() } else { MASK.into() }
-}
-
 /// The settings object of the device's type, as `GET /iot-device/:id` nests it.
-pub fn settings(row: &DeviceRow) -> Option<(&'static str, Value)> {
+pub fn settings(row: &DeviceRow, secrets: Secrets) -> Option<(&'static str, Value)> {
     let fields = &row.fields;
     let setting = |name: &str| fields.settings.get(name).cloned().unwrap_or(Value::Null);
-    let secret = |name: &str| masked(fields.secrets.get(name));
+    let secret = |name: &str| secrets.shown(fields.secrets.get(name));
     let (name, nested) = match fields.kind {
         DeviceType::GenericHttp => return None,
         DeviceType::Lorawan => {
@@ -116,7 +118,12 @@ pub fn settings(row: &DeviceRow) -> Option<(&'static str, Value)> {
             json!({
                 "deviceId": setting("deviceId"),
                 "deviceTypeId": setting("deviceTypeId"),
-                "groupId": setting("groupId"),
+                "deviceTypeName": setting("deviceTypeName"),
+                // The group's row here, by which the client chooses it; beside it in the device stands its id at Sigfox.
+                "groupId": setting("sigfoxGroupId"),
+                "groupName": setting("groupName"),
+                "connectToExistingDeviceInBackend": true,
+                "endProductCertificate": setting("endProductCertificate"),
                 "prototype": setting("prototype") == true,
                 SIGFOX_PAC: secret(SIGFOX_PAC),
             }),
@@ -206,8 +213,10 @@ mod tests {
     use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId};
     use sluse_schema::port::admin::Stamps;
     use sluse_schema::port::admin::device::DeviceFields;
+    use sluse_schema::secret::Secret;
 
     use super::*;
+    use crate::admin::mask::MASK;
 
     fn row(kind: DeviceType) -> DeviceRow {
         let at = DateTime::from_timestamp_millis(1_780_000_000_123).unwrap();
@@ -234,32 +243,35 @@ mod tests {
     }
 
     #[test]
-    fn the_api_key_is_shown_to_whoever_may_change_the_device_and_to_nobody_else() {
+    fn the_api_key_is_shown_in_clear_when_asked_for_and_never_in_lists() {
         let mut http = row(DeviceType::GenericHttp);
         http.fields.api_key = Some(Secret::new("9644525c-a22d-4fb9-b247-75fab5d42bf7"));
-        assert_eq!(device(&http, true)["apiKey"], "9644525c-a22d-4fb9-b247-75fab5d42bf7");
-        assert_eq!(device(&http, false)["apiKey"], MASK);
+        assert_eq!(device_with_authors(&http, Secrets::Clear)["apiKey"], "9644525c-a22d-4fb9-b247-75fab5d42bf7");
+        assert_eq!(device_with_authors(&http, Secrets::Masked)["apiKey"], MASK);
+        assert_eq!(device(&http)["apiKey"], MASK);
+        assert!(has_secrets(&http) && !has_secrets(&row(DeviceType::GenericHttp)));
     }
 
     #[test]
-    fn keys_of_radio_and_mqtt_devices_are_shown_to_nobody() {
+    fn keys_of_radio_and_mqtt_devices_are_masked_unless_asked_for() {
         let mut lora = row(DeviceType::Lorawan);
         lora.fields.dev_eui = Some("a81758fffe000001".parse().unwrap());
         lora.fields.settings.insert("deviceEUI".into(), json!("A81758FFFE000001"));
         let nested = json!({"activationType": "OTAA", "devEUI": "a81758fffe000001"});
         lora.fields.settings.insert("lorawanSettings".into(), nested);
         lora.fields.secrets.insert(OTAA_KEY.into(), Secret::new("00112233445566778899aabbccddeeff"));
-        let shown = device(&lora, true);
+        let shown = device(&lora);
         assert_eq!((&shown["deviceEUI"], &shown[OTAA_KEY]), (&json!("A81758FFFE000001"), &json!(MASK)));
-        let (name, nested) = settings(&lora).unwrap();
+        let (name, nested) = settings(&lora, Secrets::Masked).unwrap();
         assert_eq!(name, "lorawanSettings");
         assert_eq!((&nested["devEUI"], &nested[OTAA_KEY]), (&json!("a81758fffe000001"), &json!(MASK)));
 
         let mut mqtt = row(DeviceType::MqttExternalBroker);
         mqtt.fields.secrets.insert(MQTT_PASSWORD.into(), Secret::new("p"));
-        let text = format!("{:?}{:?}", device(&mqtt, true), settings(&mqtt));
+        let text = format!("{:?}{:?}", device(&mqtt), settings(&mqtt, Secrets::Masked));
         assert!(!text.contains("\"p\""), "{text}");
-        assert_eq!(device(&mqtt, true)["invalidMqttConfig"], false);
+        assert_eq!(device(&mqtt)["invalidMqttConfig"], false);
+        assert_eq!(settings(&mqtt, Secrets::Clear).unwrap().1[MQTT_PASSWORD], "p");
     }
 
     #[test]

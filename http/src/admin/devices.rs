@@ -5,42 +5,50 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
 use sluse_schema::port::admin::{AdminError, AdminStore};
 use sluse_schema::secret::Secret;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred, may_write};
 use super::device_input::{self, DeviceInput};
-use super::{device_batch, device_csv, device_shape, view};
+use super::mask::Secrets;
+use super::{device_batch, device_csv, device_remote, device_shape, sigfox_downlink, view};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
-use crate::page::Query;
+use crate::openapi::{
+    Deleted, Listed,
+    devices::{Device, DeviceDetail, DeviceDraft, DeviceKey, DeviceMove, DownlinkDraft},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{Form, as_int};
 
 type State = web::Data<AppState>;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/iot-device", web::post().to(create))
-        .route("/iot-device/createMany", web::post().to(device_batch::create_many))
-        .route("/iot-device/updateMany", web::post().to(device_batch::update_many))
-        .route("/iot-device/changeApplication/{id}", web::put().to(change_application))
-        .route("/iot-device/resetHttpDeviceApiKey/{id}", web::put().to(reset_api_key))
-        .route("/iot-device/getDevicesMetadataCsv/{id}", web::get().to(device_csv::read))
-        .route("/iot-device/minimalByPayloadDecoder/{id}", web::get().to(of_decoder))
-        .route("/iot-device/stats/{id}", web::get().to(stats))
-        .route("/iot-device/{id}", web::get().to(read))
-        .route("/iot-device/{id}", web::put().to(update))
-        .route("/iot-device/{id}", web::delete().to(delete))
-        .route("/iot-device/{id}/downlink", web::get().to(downlinks))
-        .route("/iot-device/{id}/downlink", web::post().to(send_downlink))
-        .route("/iot-device/{id}/historicalDownlink", web::get().to(downlinks))
-        .route("/iot-device/{id}/flushDownlinkQueue", web::post().to(send_downlink));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create)
+        .service(device_batch::create_many)
+        .service(device_batch::update_many)
+        .service(change_application)
+        .service(reset_api_key)
+        .service(device_csv::read)
+        .service(of_decoder)
+        .service(stats)
+        .service(read)
+        .service(update)
+        .service(delete)
+        .service(downlinks)
+        .service(send_downlink)
+        .service(sent_downlinks)
+        .service(flush_downlinks);
 }
 
 /// Errors about one device have a body of their own: `{"message": code}`.
@@ -84,9 +92,10 @@ pub async fn check_references(
 }
 
 /// A device as the answers to its creation and change show it.
-pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow, may_change: bool) -> ApiResult<Value> {
+pub async fn shown(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
     let referred = Referred::load(admin, [row.fields.application], []).await?;
-    let mut shown = device_shape::device_with_authors(row, may_change);
+    // Only who may change it made or changed it.
+    let mut shown = device_shape::device_with_authors(row, Secrets::Clear);
     shown["application"] = referred.application(row.fields.application);
     shown["deviceModel"] = model_of(admin, row).await?;
     Ok(shown)
@@ -105,22 +114,42 @@ async fn model_of(admin: &dyn AdminStore, row: &DeviceRow) -> ApiResult<Value> {
     }
 }
 
+/// Creates a device.
+#[utoipa::path(
+    tag = "iot-device",
+    request_body = DeviceDraft,
+    responses((status = 201, body = Device)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device")]
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let input = device_input::read(&mut form, None);
     form.finish()?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
-    let row = create_one(&caller, state.admin(), input).await?;
-    Ok(uncached(created(shown(state.admin(), &row, true).await?)))
+    let row = create_one(&caller, &state, input).await?;
+    Ok(uncached(created(shown(state.admin(), &row).await?)))
 }
 
 /// Creates one device that was read without errors.
-pub async fn create_one(caller: &Caller<Reader>, admin: &dyn AdminStore, input: DeviceInput) -> ApiResult<DeviceRow> {
+pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: DeviceInput) -> ApiResult<DeviceRow> {
+    let admin = state.admin();
     let resource = check_references(admin, input.application, input.device_model(None)).await?;
+    let organization = access::organization_of(&resource);
     let permit = caller.write(resource)?;
-    admin.create_device(&permit, &caller.changed_by, &input.into_new(new_api_key)).await.map_err(of_store)
+    let fields = device_remote::prepare(state, organization, None, input.into_new(new_api_key)).await?;
+    admin.create_device(&permit, &caller.changed_by, &fields).await.map_err(of_store)
 }
 
+/// Changes a device.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    request_body = DeviceDraft,
+    responses((status = 200, body = Device)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/iot-device/{id}")]
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = match admin.device(DeviceId(id.0)).await {
@@ -137,8 +166,8 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let stored = stored.ok_or_else(ApiError::unknown_id)?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let hide = input.clone();
-    let row = update_one(&caller, admin, &stored, input).await?;
-    let mut answer = shown(admin, &row, true).await?;
+    let row = update_one(&caller, &state, &stored, input).await?;
+    let mut answer = shown(admin, &row).await?;
     hide.hide_unsent(&mut answer);
     Ok(uncached(ok(answer)))
 }
@@ -146,32 +175,50 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
 /// Changes one device by what was read against it without errors.
 pub async fn update_one(
     caller: &Caller<Reader>,
-    admin: &dyn AdminStore,
+    state: &AppState,
     stored: &DeviceRow,
     input: DeviceInput,
 ) -> ApiResult<DeviceRow> {
+    let admin = state.admin();
     let permit = caller.write(stored.resource())?;
     if input.kind != stored.fields.kind {
         return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
     }
     let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
+    let organization = access::organization_of(&resource);
     let target_permit = caller.write(resource)?;
     let fields = input.into_changed(&stored.fields);
+    let fields = device_remote::prepare(state, organization, Some(&stored.fields), fields).await?;
     admin.update_device(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await.map_err(of_store)
 }
 
+/// One device with its latest payload and the window of its last transmissions.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DeviceDetail)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = admin.device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     let device_state = admin.device_state(row.id).await?;
     let referred = Referred::load(admin, [row.fields.application], [row.organization]).await?;
-    let mut shown = device_shape::device_with_authors(&row, may_write(&caller.principal, row.resource()));
+    let secrets = match caller.write(row.resource()) {
+        Ok(permit) if device_shape::has_secrets(&row) => {
+            admin.record_reveal(&permit, &caller.changed_by, ChangedEntity::Device, &[row.id.0]).await?;
+            Secrets::Clear
+        }
+        _ => Secrets::Masked,
+    };
+    let mut shown = device_shape::device_with_authors(&row, secrets);
     let mut application = referred.application(row.fields.application);
     application["belongsTo"] = referred.organization(row.organization);
     shown["application"] = application;
     shown["deviceModel"] = model_of(admin, &row).await?;
-    if let Some((name, settings)) = device_shape::settings(&row) {
+    if let Some((name, settings)) = device_shape::settings(&row, secrets) {
         shown[name] = settings;
     }
     let latest = device_state.as_ref().and_then(|s| s.latest.as_ref());
@@ -186,6 +233,14 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     Ok(ok(shown))
 }
 
+/// Deletes a device.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[delete("/iot-device/{id}")]
 async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let gone = || ApiError::bare(StatusCode::NOT_FOUND);
@@ -200,6 +255,14 @@ async fn delete(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     }
 }
 
+/// Replaces the key an HTTP device sends with.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DeviceKey)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/iot-device/resetHttpDeviceApiKey/{id}")]
 async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = admin.device(DeviceId(id.0)).await?;
@@ -215,6 +278,14 @@ async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiR
 }
 
 /// Moves a device to another application, which ends its connections, and makes those that the body asks for.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    request_body = DeviceMove,
+    responses((status = 200, body = Device)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/iot-device/changeApplication/{id}")]
 async fn change_application(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let row = admin.device(DeviceId(id.0)).await?;
@@ -234,7 +305,7 @@ async fn change_application(caller: Caller<Reader>, state: State, id: PathId, bo
         .move_device(&permit, &target_permit, &caller.changed_by, row.id, &fields, &routes)
         .await
         .map_err(of_store)?;
-    Ok(ok(shown(admin, &row, true).await?))
+    Ok(ok(shown(admin, &row).await?))
 }
 
 const NUM_ROUTES_MAX: usize = 100;
@@ -255,6 +326,13 @@ fn read_routes(sent: Option<&Value>) -> ApiResult<Vec<NewRoute>> {
 }
 
 /// The visible devices that a decoder decodes for, with no more than their names.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/minimalByPayloadDecoder/{id}")]
 async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Query) -> ApiResult {
     let mut page = query.page()?;
     if query.text("limit").is_none() {
@@ -280,28 +358,91 @@ async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Que
 }
 
 /// Statistics come from the network server of a radio device; no other device has any.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/stats/{id}")]
 async fn stats(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
-        DeviceType::Lorawan | DeviceType::Sigfox => Ok(ok(json!([]))),
+        DeviceType::Lorawan => Ok(ok(json!([]))),
+        DeviceType::Sigfox => {
+            let stored = state.admin().device_state(row.id).await?;
+            Ok(ok(sigfox_downlink::daily_signal(stored.as_ref().map_or(&[][..], |s| &s.transmissions))))
+        }
         _ => Ok(HttpResponse::Ok().finish()),
     }
 }
 
 /// What waits to be sent to a device, or was sent: nothing as long as no network server is asked.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}/downlink")]
 async fn downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    downlinks_of(&caller, &state, id).await
+}
+
+/// Downlinks that were sent, newest first.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Value)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}/historicalDownlink")]
+async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    downlinks_of(&caller, &state, id).await
+}
+
+async fn downlinks_of(caller: &Caller<Reader>, state: &State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => Ok(ok(json!([]))),
-        DeviceType::Sigfox => Ok(ok(json!({"totalCount": 0, "deviceQueueItems": []}))),
+        DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
         _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
     }
 }
 
+/// Queues a downlink.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    request_body = DownlinkDraft,
+    responses((status = 201)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/{id}/downlink")]
+async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
+    let row = state.admin().device(DeviceId(id.0)).await?;
+    if row.fields.kind == DeviceType::Sigfox {
+        return sigfox_downlink::set(&caller, &state, row, &body.0).await;
+    }
+    refuse_downlink(&caller, &state, id).await
+}
+
+/// Empties the queue of downlinks.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 201)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/iot-device/{id}/flushDownlinkQueue")]
+async fn flush_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+    refuse_downlink(&caller, &state, id).await
+}
+
 /// No network server is connected yet, so that no device can be sent anything.
-async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
+async fn refuse_downlink(caller: &Caller<Reader>, state: &State, id: PathId) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.write(row.resource())?;
     match row.fields.kind {

@@ -8,9 +8,11 @@
 //!
 //! Limits: 200 watchers per process; beyond that 429.
 
+use actix_web::get;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -49,9 +51,8 @@ impl Default for Watchers {
 type State = web::Data<AppState>;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/iot-device/{id}/live", web::get().to(of_device))
-        .route("/application/{id}/live", web::get().to(of_application));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(of_device).service(of_application);
 }
 
 /// What a watcher may see: events of this application, as long as it belongs to this organisation.
@@ -61,6 +62,14 @@ struct Scope {
     organization: OrganizationId,
 }
 
+/// What a device sends, while it happens: server-sent events.
+#[utoipa::path(
+    tag = "iot-device",
+    params(("id" = i64, Path)),
+    responses((status = 200)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/iot-device/{id}/live")]
 async fn of_device(caller: Caller<Reader>, state: State, id: PathId, request: HttpRequest) -> ApiResult {
     let row = state.admin().device(DeviceId(id.0)).await?;
     caller.read(row.resource())?;
@@ -68,6 +77,14 @@ async fn of_device(caller: Caller<Reader>, state: State, id: PathId, request: Ht
     watch(state, &request, scope, TailFilter::Device(row.id))
 }
 
+/// What the devices of an application send, while it happens: server-sent events.
+#[utoipa::path(
+    tag = "application",
+    params(("id" = i64, Path)),
+    responses((status = 200)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/application/{id}/live")]
 async fn of_application(caller: Caller<Reader>, state: State, id: PathId, request: HttpRequest) -> ApiResult {
     let application = ApplicationId(id.0);
     let resource = access::application(state.admin(), application).await?.ok_or_else(ApiError::unknown_id)?;

@@ -6,9 +6,24 @@ use sluse_schema::secret::Secret;
 
 pub use crate::validate::MASK;
 
-/// A secret as an answer shows it: `null` when there is none.
-pub fn masked(secret: Option<&Secret>) -> Value {
-    secret.map_or(Value::Null, |_| MASK.into())
+/// How an answer shows secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrets {
+    /// To readers, and in lists.
+    Masked,
+    /// To whoever may change the row. It is noted in the change log.
+    Clear,
+}
+
+impl Secrets {
+    /// A secret as the answer shows it: `null` when there is none.
+    pub fn shown(self, secret: Option<&Secret>) -> Value {
+        match (secret, self) {
+            (None, _) => Value::Null,
+            (Some(_), Self::Masked) => MASK.into(),
+            (Some(secret), Self::Clear) => secret.reveal().into(),
+        }
+    }
 }
 
 /// Whether a value in a body says "as it is": nothing, `null` or the mask.
@@ -45,8 +60,9 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_shows_whether_there_is_a_secret_and_never_which() {
-        assert_eq!(masked(Some(&Secret::new("s3cret"))), json!(MASK));
-        assert_eq!(masked(None), json!(null));
+    fn a_masked_answer_shows_whether_there_is_a_secret_and_never_which() {
+        assert_eq!(Secrets::Masked.shown(Some(&Secret::new("s3cret"))), json!(MASK));
+        assert_eq!(Secrets::Clear.shown(Some(&Secret::new("s3cret"))), json!("s3cret"));
+        assert_eq!(Secrets::Clear.shown(None), json!(null));
     }
 }

@@ -1,4 +1,5 @@
-//! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here.
+//! The administrative API, one module per resource. To add one: write its module with a `routes` function and name it here
+//! (`crate::openapi` says how a route is written).
 
 mod access;
 mod applications;
@@ -11,24 +12,30 @@ mod device_batch;
 mod device_csv;
 mod device_input;
 mod device_models;
+mod device_remote;
 mod device_shape;
 mod devices;
 pub mod live_tail;
 mod mask;
+pub mod open_data;
 mod organizations;
 mod permissions;
+mod search;
+mod sigfox;
+mod sigfox_downlink;
 mod target_input;
 mod target_state;
+mod target_test;
 mod targets;
 pub mod test_decoder;
 mod unknown_devices;
 mod users;
 pub mod view;
 
-use actix_web::web;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 /// Every administrative route below the API's prefix.
-pub fn routes(cfg: &mut web::ServiceConfig) {
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
     auth::routes(cfg);
     organizations::routes(cfg);
     permissions::routes(cfg);
@@ -42,6 +49,10 @@ pub fn routes(cfg: &mut web::ServiceConfig) {
     target_state::routes(cfg);
     dead_letters::routes(cfg);
     connections::routes(cfg);
+    search::routes(cfg);
+    sigfox::routes(cfg);
+    open_data::routes(cfg);
+    target_test::routes(cfg);
     decoder_errors::routes(cfg);
     live_tail::routes(cfg);
     unknown_devices::routes(cfg);

@@ -3,6 +3,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId, UserId};
 use sluse_schema::permission::{Principal, Role};
@@ -10,26 +11,33 @@ use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::{
     AdminError, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow,
 };
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::{applications, view};
 use crate::authz::{Anyone, Caller, Rule as CallerRule, TokenOnly, UserAdmin};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok};
-use crate::page::Query;
+use crate::openapi as shape;
+use crate::openapi::{
+    Deleted, Listed,
+    applications::ApplicationListing,
+    tenants::{PermissionDraft, User},
+};
+use crate::page::{PageQuery, Query};
 use crate::validate::{FieldError, Form, Rule};
 
 /// Routes.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/permission", web::post().to(create))
-        .route("/permission", web::get().to(list))
-        .route("/permission/applicationAdmin", web::get().to(list_for_application_admin))
-        .route("/permission/getAllPermissionsWithoutUsers", web::get().to(list_without_users))
-        .route("/permission/{id}", web::get().to(one))
-        .route("/permission/{id}", web::put().to(update))
-        .route("/permission/{id}", web::delete().to(delete))
-        .route("/permission/{id}/applications", web::get().to(applications_of))
-        .route("/permission/{id}/users", web::get().to(users_of));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create)
+        .service(list)
+        .service(list_for_application_admin)
+        .service(list_without_users)
+        .service(one)
+        .service(update)
+        .service(delete)
+        .service(applications_of)
+        .service(users_of);
 }
 
 fn resource_of(row: &PermissionRow) -> Resource {
@@ -100,6 +108,14 @@ async fn check_members<R: CallerRule>(caller: &Caller<R>, users: &[UserId], stat
     if is_allowed { Ok(()) } else { Err(ApiError::forbidden()) }
 }
 
+/// Creates a user group.
+#[utoipa::path(
+    tag = "permission",
+    request_body = PermissionDraft,
+    responses((status = 201, body = shape::tenants::PermissionDetail)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[post("/permission")]
 async fn create(
     caller: Caller<TokenOnly<UserAdmin>>,
     state: web::Data<AppState>,
@@ -131,6 +147,15 @@ async fn create(
     Ok(created(row))
 }
 
+/// Changes a user group; members and applications are replaced.
+#[utoipa::path(
+    tag = "permission",
+    params(("id" = i64, Path)),
+    request_body = shape::tenants::PermissionChange,
+    responses((status = 200, body = shape::tenants::PermissionDetail)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[put("/permission/{id}")]
 async fn update(
     caller: Caller<TokenOnly<UserAdmin>>,
     id: PathId,
@@ -153,6 +178,14 @@ async fn update(
     Ok(ok(full(&detail)))
 }
 
+/// Deletes a user group.
+#[utoipa::path(
+    tag = "permission",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[delete("/permission/{id}")]
 async fn delete(caller: Caller<TokenOnly<UserAdmin>>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let row = state.admin().permission(id.0).await.map_err(missing)?;
     if row.organization_id.is_none() {
@@ -199,12 +232,28 @@ fn listing(detail: &PermissionDetail, with_users: bool) -> Value {
     row
 }
 
+/// User groups.
+#[utoipa::path(
+    tag = "permission",
+    params(PageQuery),
+    responses((status = 200, body = Listed<shape::tenants::PermissionDetail>)),
+    security(("token" = [])),
+)]
+#[get("/permission")]
 async fn list(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
     let found = state.admin().permissions(&filter, &query.page()?).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, true)).collect(), found.num_all))
 }
 
+/// User groups of organisations in which the caller administers applications.
+#[utoipa::path(
+    tag = "permission",
+    params(PageQuery),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = [])),
+)]
+#[get("/permission/applicationAdmin")]
 async fn list_for_application_admin(
     caller: Caller<TokenOnly<Anyone>>,
     query: Query,
@@ -212,8 +261,8 @@ async fn list_for_application_admin(
 ) -> ApiResult {
     let principal = &caller.principal;
     let mut filter = narrowed(principal, &query, Role::OrganizationApplicationAdmin)?;
-    let users_of = principal.organizations_with(&[Role::OrganizationUserAdmin]);
-    let sees_users = principal.is_global_admin() || filter.organization.is_some_and(|o| users_of.contains(&o));
+    let administers = principal.organizations_with(&[Role::OrganizationUserAdmin]);
+    let sees_users = principal.is_global_admin() || filter.organization.is_some_and(|o| administers.contains(&o));
     filter.with_users = sees_users;
     let found = state.admin().permissions(&filter, &query.page()?).await?;
     let rows = found.rows.iter().map(|d| if sees_users { listing(d, true) } else { slim(d) }).collect();
@@ -229,6 +278,14 @@ fn slim(detail: &PermissionDetail) -> Value {
     })
 }
 
+/// User groups without their members.
+#[utoipa::path(
+    tag = "permission",
+    params(PageQuery),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = [])),
+)]
+#[get("/permission/getAllPermissionsWithoutUsers")]
 async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let mut filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
     filter.with_users = false;
@@ -236,12 +293,28 @@ async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, sta
     Ok(listed(found.rows.iter().map(|d| listing(d, false)).collect(), found.num_all))
 }
 
+/// One user group.
+#[utoipa::path(
+    tag = "permission",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = shape::tenants::PermissionDetail)),
+    security(("token" = [])),
+)]
+#[get("/permission/{id}")]
 async fn one(caller: Caller<TokenOnly<Anyone>>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let detail = state.admin().permission_detail(id.0).await.map_err(missing)?;
     caller.read(resource_of(&detail.permission))?;
     Ok(ok(full(&detail)))
 }
 
+/// Applications of a user group.
+#[utoipa::path(
+    tag = "permission",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<ApplicationListing>)),
+    security(("token" = [])),
+)]
+#[get("/permission/{id}/applications")]
 async fn applications_of(
     caller: Caller<TokenOnly<Anyone>>,
     id: PathId,
@@ -254,6 +327,14 @@ async fn applications_of(
     Ok(listed(found.rows.iter().map(applications::listing).collect(), found.num_all))
 }
 
+/// Members of a user group.
+#[utoipa::path(
+    tag = "permission",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<User>)),
+    security(("token" = [])),
+)]
+#[get("/permission/{id}/users")]
 async fn users_of(
     caller: Caller<TokenOnly<Anyone>>,
     id: PathId,

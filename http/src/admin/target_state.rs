@@ -9,9 +9,11 @@
 //! delivered + dead + expired + discarded + pending`.
 
 use actix_web::web;
+use actix_web::{get, post};
 use serde_json::{Value, json};
 use sluse_schema::id::TargetId;
 use sluse_schema::port::admin::inspect::{RewindTo, TargetState};
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::InApplication;
 use super::dead_letters::busy;
@@ -21,13 +23,15 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::ApiResult;
 use crate::json::{JsonBody, PathId, created, ok};
+use crate::openapi as shape;
+use crate::openapi::targets::{RequestAccepted, Rewind};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/data-target/{id}/state", web::get().to(read)).route("/data-target/{id}/rewind", web::post().to(rewind));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(read).service(rewind);
 }
 
 fn shown(id: TargetId, state: &TargetState) -> Value {
@@ -66,6 +70,14 @@ fn shown(id: TargetId, state: &TargetState) -> Value {
     })
 }
 
+/// Live or lagging, lag, circuit breaker and the conservation counters of a data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = shape::targets::TargetState)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/{id}/state")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let found = state.admin().target_state(target.id).await?;
@@ -89,6 +101,15 @@ fn read_rewind(body: &Value) -> ApiResult<RewindTo> {
     })
 }
 
+/// Sends everything from a time or an offset on again.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    request_body = Rewind,
+    responses((status = 201, body = RequestAccepted)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target/{id}/rewind")]
 async fn rewind(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let target = readable(&caller, state.admin(), id).await?;
     let permit = caller.write(target.resource())?;

@@ -1,24 +1,32 @@
 //! Data targets: `/data-target`, and what they logged: `/datatarget-log`.
 //!
 //! Besides the reference: `ratePerSecond`, `maxInFlight`, `maxAgeSeconds`, `caCertificates` (PEM). How a target stands is
-//! [`super::target_state`]'s.
+//! [`super::target_state`]'s. Secrets are shown in clear to whoever may change the target, in answers about that one target; readers
+//! and lists see a mask.
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
-use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId, TargetId};
+use sluse_schema::change::ChangedEntity;
+use sluse_schema::id::{ApplicationId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::target::{TargetRow, TargetType};
 use sluse_schema::port::admin::{AdminError, AdminStore};
+use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::access::{self, InApplication, Referred, may_write};
-use super::mask::masked;
+use super::access::{self, InApplication, Referred};
+use super::mask::Secrets;
 use super::{device_shape, target_input, view};
 use crate::authz::{ApplicationAdmin, Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
-use crate::json::{JsonBody, PathId, created, deleted, listed, ok, text, uncached};
-use crate::page::Query;
+use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
+use crate::openapi::{
+    Deleted, Listed,
+    targets::{DataTarget, DataTargetDraft, TargetLogEntry},
+};
+use crate::page::{PageQuery, Query};
 
 type State = web::Data<AppState>;
 
@@ -26,18 +34,12 @@ type State = web::Data<AppState>;
 const NUM_LOG_LINES_MAX: i64 = 250;
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/data-target", web::get().to(list))
-        .route("/data-target", web::post().to(create))
-        .route("/data-target/getOpenDataDkRegistered/{id}", web::get().to(is_open_data_dk_registered))
-        .route("/data-target/{id}", web::get().to(read))
-        .route("/data-target/{id}", web::put().to(update))
-        .route("/data-target/{id}", web::delete().to(delete))
-        .route("/datatarget-log/{id}", web::get().to(log));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list).service(create).service(read).service(update).service(delete).service(log);
 }
 
-/// `DataTarget`: what its type has, secrets masked.
-pub fn target(row: &TargetRow) -> Value {
+/// `DataTarget`: what its type has.
+pub fn target(row: &TargetRow, secrets: Secrets) -> Value {
     let fields = &row.fields;
     let mut shown = view::base(
         row.id.0,
@@ -60,21 +62,21 @@ pub fn target(row: &TargetRow) -> Value {
         view::extend(&mut shown, common);
     }
     let own = match fields.kind {
-        TargetType::HttpPush => json!({"authorizationHeader": masked(fields.authorization_header.as_ref())}),
+        TargetType::HttpPush => json!({"authorizationHeader": secrets.shown(fields.authorization_header.as_ref())}),
         TargetType::Fiware => json!({
-            "authorizationHeader": masked(fields.authorization_header.as_ref()),
+            "authorizationHeader": secrets.shown(fields.authorization_header.as_ref()),
             "tenant": fields.tenant,
             "context": fields.context,
             "tokenEndpoint": fields.token_endpoint,
             "clientId": fields.client_id,
-            "clientSecret": masked(fields.client_secret.as_ref()),
+            "clientSecret": secrets.shown(fields.client_secret.as_ref()),
         }),
         TargetType::Mqtt => json!({
             "mqttPort": fields.mqtt_port,
             "mqttTopic": fields.mqtt_topic,
             "mqttQos": fields.mqtt_qos,
             "mqttUsername": fields.mqtt_username,
-            "mqttPassword": masked(fields.mqtt_password.as_ref()),
+            "mqttPassword": secrets.shown(fields.mqtt_password.as_ref()),
         }),
         TargetType::OpenDataDk => json!({}),
     };
@@ -83,8 +85,8 @@ pub fn target(row: &TargetRow) -> Value {
 }
 
 /// `DataTarget` with application, data set and who made it.
-pub fn target_detail(row: &TargetRow, referred: &Referred) -> Value {
-    let mut shown = view::with_authors(target(row), &row.stamps);
+pub fn target_detail(row: &TargetRow, referred: &Referred, secrets: Secrets) -> Value {
+    let mut shown = view::with_authors(target(row, secrets), &row.stamps);
     shown["application"] = referred.application(row.fields.application);
     shown["openDataDkDataset"] = dataset(row);
     shown
@@ -107,8 +109,8 @@ fn dataset(row: &TargetRow) -> Value {
     view::with_authors(view::base(*id, stamps, fields), stamps)
 }
 
-async fn detail(admin: &dyn AdminStore, row: &TargetRow) -> ApiResult<Value> {
-    Ok(target_detail(row, &Referred::load(admin, [row.fields.application], []).await?))
+async fn detail(admin: &dyn AdminStore, row: &TargetRow, secrets: Secrets) -> ApiResult<Value> {
+    Ok(target_detail(row, &Referred::load(admin, [row.fields.application], []).await?, secrets))
 }
 
 /// The target, if the caller may read it; every other answer is the same 404.
@@ -118,6 +120,14 @@ pub async fn readable(caller: &Caller<Reader>, admin: &dyn AdminStore, id: PathI
     Ok(row)
 }
 
+/// Data targets.
+#[utoipa::path(
+    tag = "data-target",
+    params(PageQuery, ("applicationId" = Option<String>, Query)),
+    responses((status = 200, body = Listed<DataTarget>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let admin = state.admin();
     let application = query.int("applicationId")?.map(ApplicationId);
@@ -135,7 +145,7 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
         .rows
         .iter()
         .map(|row| {
-            let mut shown = target(row);
+            let mut shown = target(row, Secrets::Masked);
             shown["application"] = referred.application(row.fields.application);
             shown["hasRecentErrors"] = row.has_recent_errors.into();
             shown
@@ -144,20 +154,46 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     Ok(listed(rows, found.num_all))
 }
 
+/// One data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/data-target/{id}")]
 async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let row = readable(&caller, state.admin(), id).await?;
-    let mut shown = detail(state.admin(), &row).await?;
+    let has_secrets = [&row.fields.authorization_header, &row.fields.mqtt_password].into_iter().any(Option::is_some);
+    let mut secrets = Secrets::Masked;
+    if has_secrets && let Ok(permit) = caller.write(row.resource()) {
+        state.admin().record_reveal(&permit, &caller.changed_by, ChangedEntity::Target, &[row.id.0]).await?;
+        secrets = Secrets::Clear;
+    }
+    let mut shown = detail(state.admin(), &row, secrets).await?;
+    // Written, never read: as in the reference.
+    if let Some(secret) = shown.get_mut("clientSecret") {
+        *secret = Secrets::Masked.shown(row.fields.client_secret.as_ref());
+    }
     shown["hasRecentErrors"] = row.has_recent_errors.into();
     Ok(ok(shown))
 }
 
+/// Creates a data target.
+#[utoipa::path(
+    tag = "data-target",
+    request_body = DataTargetDraft,
+    responses((status = 201, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[post("/data-target")]
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let fields = target_input::read(&body.0, None)?;
     let resource = application_of(admin, fields.application).await?;
     let permit = caller.write(resource)?;
     let row = admin.create_target(&permit, &caller.changed_by, &fields).await?;
-    Ok(created(detail(admin, &row).await?))
+    Ok(created(detail(admin, &row, Secrets::Clear).await?))
 }
 
 async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<Resource> {
@@ -165,6 +201,15 @@ async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<
     access::application(admin, id).await?.ok_or_else(unknown)
 }
 
+/// Changes a data target.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    request_body = DataTargetDraft,
+    responses((status = 200, body = DataTarget)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[put("/data-target/{id}")]
 async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let stored = admin.target(TargetId(id.0)).await?;
@@ -172,9 +217,17 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let fields = target_input::read(&body.0, Some(&stored.fields))?;
     let target_permit = caller.write(application_of(admin, fields.application).await?)?;
     let row = admin.update_target(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
-    Ok(uncached(ok(detail(admin, &row).await?)))
+    Ok(uncached(ok(detail(admin, &row, Secrets::Clear).await?)))
 }
 
+/// Deletes a data target; what was pending is counted as discarded.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Deleted)),
+    security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
+)]
+#[delete("/data-target/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = match admin.target(TargetId(id.0)).await {
@@ -185,15 +238,14 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
     Ok(deleted(admin.delete_target(&permit, &caller.changed_by, row.id).await?))
 }
 
-async fn is_open_data_dk_registered(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    let id = OrganizationId(id.0);
-    caller.read(Resource::Organization(id)).map_err(|_| ApiError::unknown_id())?;
-    let found = state.admin().organizations_by_id(&[id]).await?;
-    let organization = found.first().ok_or_else(ApiError::unknown_id)?;
-    Ok(text(StatusCode::OK, organization.is_open_data_dk_registered.to_string()))
-}
-
 /// The newest lines first: every error, and the first success after one.
+#[utoipa::path(
+    tag = "data-target",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Vec<TargetLogEntry>)),
+    security(("token" = ["Read"]), ("apiKey" = ["Read"])),
+)]
+#[get("/datatarget-log/{id}")]
 async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
     let row = readable(&caller, admin, id).await?;
@@ -215,9 +267,7 @@ async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
                 "type": if line.is_error { "ERROR" } else { "OK" },
                 "statusCode": line.status_code,
                 "message": line.message,
-                "iotDevice": device.map(|device| {
-                    device_shape::device(device, may_write(&caller.principal, device.resource()))
-                }),
+                "iotDevice": device.map(device_shape::device),
             })
         })
         .collect();

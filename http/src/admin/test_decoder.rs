@@ -2,16 +2,18 @@
 //!
 //! Limits: two runs at a time in this process, the others wait for up to 10 s; the sandbox's own limits for each.
 
+use actix_web::post;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use actix_web::http::StatusCode;
 use actix_web::web;
 use bytes::Bytes;
 use serde_json::Value;
 use serde_json::value::RawValue;
-use sluse_schema::device::DecoderScript;
+use sluse_schema::device::{DecoderScript, Dialect};
 use sluse_schema::id::DecoderId;
 use sluse_schema::port::{DecodeError, DecodeJob, Decoded};
 use tokio::sync::Semaphore;
@@ -21,6 +23,7 @@ use crate::authz::{Anyone, Caller};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, text};
+use crate::openapi::targets::DecoderTrial;
 use crate::validate::Form;
 
 const NUM_RUNS_MAX: usize = 2;
@@ -41,10 +44,18 @@ impl Default for TestBench {
 }
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/test-payload-decoder", web::post().to(run));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(run);
 }
 
+/// Runs a decoder on a payload without storing anything.
+#[utoipa::path(
+    tag = "test-payload-decoder",
+    request_body = DecoderTrial,
+    responses((status = 201)),
+    security(("token" = []), ("apiKey" = [])),
+)]
+#[post("/test-payload-decoder")]
 async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let code = form.text("code", &[]);
@@ -56,6 +67,31 @@ async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody
     for (name, json) in [("iotDeviceJsonString", &device), ("rawPayloadJsonString", &payload)] {
         serde_json::from_str::<&RawValue>(json).map_err(|e| failed(&format!("SyntaxError: {name}: {e}")))?;
     }
+    match decode_once(&state, DecoderSource { source: source.into(), dialect }, Bytes::from(payload), Arc::from(device))
+        .await?
+    {
+        Decoded::Value { json, .. } => Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned())),
+        Decoded::Nothing => Ok(text(StatusCode::CREATED, "")),
+    }
+}
+
+/// Code that is tried out.
+#[derive(Debug)]
+pub struct DecoderSource {
+    pub source: Arc<str>,
+    pub dialect: Option<Dialect>,
+}
+
+/// Runs code once, apart from every decoder that devices use: what it does wrong counts against none of them.
+///
+/// # Errors
+/// 400 with what the code did wrong; 429 when too many others try theirs.
+pub async fn decode_once(
+    state: &AppState,
+    code: DecoderSource,
+    payload: Bytes,
+    metadata: Arc<str>,
+) -> ApiResult<Decoded> {
     let bench = &state.test_bench;
     let Ok(Ok(_turn)) = tokio::time::timeout(WAIT_MAX, bench.runs.acquire()).await else {
         return Err(ApiError::too_many(WAIT_MAX.as_secs()));
@@ -64,16 +100,12 @@ async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody
     // Dropped on every way out, also when the caller goes away while his code runs.
     let _forget = Forget { decoder: Arc::clone(&state.ports.decoder), id };
     let job = DecodeJob {
-        script: Arc::new(DecoderScript::new(id, source, dialect)),
-        payload: Bytes::from(payload),
-        metadata: Arc::from(device),
+        script: Arc::new(DecoderScript::new(id, code.source, code.dialect)),
+        payload,
+        metadata,
         received_at_ms: chrono::Utc::now().timestamp_millis(),
     };
-    match state.ports.decoder.decode(job).await {
-        Ok(Decoded::Value { json, .. }) => Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned())),
-        Ok(Decoded::Nothing) => Ok(text(StatusCode::CREATED, "")),
-        Err(DecodeError { message, .. }) => Err(failed(&message)),
-    }
+    state.ports.decoder.decode(job).await.map_err(|DecodeError { message, .. }| failed(&message))
 }
 
 fn failed(message: &str) -> ApiError {

@@ -2,22 +2,33 @@
 //!
 //! Nobody owns an unknown sender, and whoever registers its devEUI gets what it sends. So the list is for global administrators.
 
+use actix_web::get;
 use actix_web::web;
-use serde_json::json;
+use serde_json::{Value, json};
 use sluse_schema::policy::Resource;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::view;
 use crate::authz::{Caller, GlobalAdmin};
 use crate::context::AppState;
 use crate::error::ApiResult;
 use crate::json::listed;
-use crate::page::Query;
+use crate::openapi::Listed;
+use crate::page::{PageQuery, Query};
 
 /// Routes of this resource.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/unknown-devices", web::get().to(list));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(list);
 }
 
+/// Senders that were heard but are not registered, newest first.
+#[utoipa::path(
+    tag = "iot-device",
+    params(PageQuery),
+    responses((status = 200, body = Listed<Value>)),
+    security(("token" = ["GlobalAdmin"]), ("apiKey" = ["GlobalAdmin"])),
+)]
+#[get("/unknown-devices")]
 async fn list(caller: Caller<GlobalAdmin>, state: web::Data<AppState>, query: Query) -> ApiResult {
     caller.read(Resource::Platform)?;
     let found = state.admin().unknown_senders(&query.page()?).await?;

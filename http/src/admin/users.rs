@@ -3,6 +3,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::web;
+use actix_web::{get, post, put};
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sluse_schema::id::{OrganizationId, UserId};
@@ -11,31 +12,37 @@ use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::{
     AccountScope, AdminError, NewUser, PermissionDetail, UserChange, UserDetail, UserQuery,
 };
+use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::view;
 use crate::authz::{Anyone, Caller, Reader, TokenOnly, UserAdmin};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, listed, ok, text};
-use crate::page::Query;
+use crate::openapi as shape;
+use crate::openapi::{
+    Listed,
+    tenants::{User, UserDraft, UserNames},
+};
+use crate::page::{PageQuery, Query};
 use crate::password::PASSWORD_CHARS;
 use crate::validate::{Form, Rule};
 
 type Admin = Caller<TokenOnly<UserAdmin>>;
 
 /// Routes.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/user", web::post().to(create))
-        .route("/user", web::get().to(list))
-        .route("/user/minimal", web::get().to(minimal))
-        .route("/user/organizationUsers/{id}", web::get().to(of_organization))
-        .route("/user/awaitingUsers", web::get().to(awaiting))
-        .route("/user/awaitingUsers/{id}", web::get().to(awaiting_of_organization))
-        .route("/user/{id}/hide-welcome", web::put().to(hide_welcome))
-        .route("/user/{id}", web::get().to(one))
-        .route("/user/{id}", web::put().to(update))
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(create)
+        .service(list)
+        .service(minimal)
+        .service(of_organization)
+        .service(awaiting)
+        .service(awaiting_of_organization)
+        .service(hide_welcome)
+        .service(one)
+        .service(update)
         // What the web client reads at log-in, to turn ids into names.
-        .route("/kombitCreation/minimalUsers", web::get().to(names));
+        .service(names_at_log_in);
 }
 
 /// What a body says of a user.
@@ -108,6 +115,14 @@ fn with_organizations(detail: &UserDetail) -> Value {
     row
 }
 
+/// Creates a user.
+#[utoipa::path(
+    tag = "user",
+    request_body = UserDraft,
+    responses((status = 201, body = shape::tenants::UserDetail)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[post("/user")]
 async fn create(caller: Admin, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let form = parse(&body, true)?;
     let permissions = form.permissions.unwrap_or_default();
@@ -135,6 +150,15 @@ async fn scope_of(id: UserId, state: &AppState) -> ApiResult<AccountScope> {
     state.admin().account_scopes(&[id]).await?.pop().ok_or_else(ApiError::unknown_id)
 }
 
+/// Changes a user; the groups are replaced.
+#[utoipa::path(
+    tag = "user",
+    params(("id" = i64, Path)),
+    request_body = UserDraft,
+    responses((status = 200, body = shape::tenants::UserDetail)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[put("/user/{id}")]
 async fn update(caller: Admin, id: PathId, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let id = UserId(id.0);
     let form = parse(&body, false)?;
@@ -176,6 +200,14 @@ async fn update(caller: Admin, id: PathId, state: web::Data<AppState>, JsonBody(
     }
 }
 
+/// One user with his groups.
+#[utoipa::path(
+    tag = "user",
+    params(("id" = i64, Path), ("extendedInfo" = Option<String>, Query)),
+    responses((status = 200, body = shape::tenants::UserDetail)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[get("/user/{id}")]
 async fn one(caller: Admin, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
     let id = UserId(id.0);
     let scope = scope_of(id, &state).await?;
@@ -205,6 +237,14 @@ fn extended(detail: &PermissionDetail, caller: &Admin) -> Value {
     row
 }
 
+/// Users that the caller administers.
+#[utoipa::path(
+    tag = "user",
+    params(PageQuery),
+    responses((status = 200, body = Listed<User>)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[get("/user")]
 async fn list(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiResult {
     let page = query.page()?;
     let is_global = caller.principal.is_global_admin();
@@ -236,6 +276,14 @@ async fn list(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiRes
     Ok(listed(rows, found.num_all))
 }
 
+/// Users of an organisation.
+#[utoipa::path(
+    tag = "user",
+    params(("id" = i64, Path), PageQuery),
+    responses((status = 200, body = Listed<User>)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[get("/user/organizationUsers/{id}")]
 async fn of_organization(caller: Admin, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
     let id = OrganizationId(id.0);
     caller.read(Resource::OrganizationUsers(id)).map_err(|_| ApiError::unknown_id())?;
@@ -261,23 +309,52 @@ async fn list_awaiting(filter: UserQuery, query: &Query, state: &AppState) -> Ap
     Ok(listed(rows, found.num_all))
 }
 
+/// Users that wait to be accepted.
+#[utoipa::path(
+    tag = "user",
+    responses((status = 200, body = Listed<User>)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[get("/user/awaitingUsers")]
 async fn awaiting(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiResult {
     let principal = &caller.principal;
     let among = (!principal.is_global_admin()).then(|| principal.organizations_with(&[Role::OrganizationUserAdmin]));
     list_awaiting(UserQuery::Awaiting(among), &query, &state).await
 }
 
+/// Users that wait to be accepted by one organisation.
+#[utoipa::path(
+    tag = "user",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = Listed<User>)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[get("/user/awaitingUsers/{id}")]
 async fn awaiting_of_organization(caller: Admin, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
     let id = OrganizationId(id.0);
     caller.read(Resource::OrganizationUsers(id))?;
     list_awaiting(UserQuery::Awaiting(Some(vec![id])), &query, &state).await
 }
 
+/// Ids and names of users.
+#[utoipa::path(
+    tag = "user",
+    responses((status = 200, body = UserNames)),
+    security(("token" = ["OrganizationUserAdmin"])),
+)]
+#[get("/user/minimal")]
 async fn minimal(_caller: Admin, state: web::Data<AppState>) -> ApiResult {
     all_names(&state).await
 }
 
-async fn names(_caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>) -> ApiResult {
+/// Ids and names of users, to name those who created and changed things.
+#[utoipa::path(
+    tag = "kombitCreation",
+    responses((status = 200, body = UserNames)),
+    security(("token" = [])),
+)]
+#[get("/kombitCreation/minimalUsers")]
+async fn names_at_log_in(_caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>) -> ApiResult {
     all_names(&state).await
 }
 
@@ -288,6 +365,13 @@ async fn all_names(state: &AppState) -> ApiResult {
 }
 
 /// Acts on the caller, whatever the path says.
+#[utoipa::path(
+    tag = "user",
+    params(("id" = i64, Path)),
+    responses((status = 200, body = bool, content_type = "text/html")),
+    security(("token" = ["Read"])),
+)]
+#[put("/user/{id}/hide-welcome")]
 async fn hide_welcome(caller: Caller<TokenOnly<Reader>>, state: web::Data<AppState>) -> ApiResult {
     let own = caller.principal.user;
     let permit = caller.write(Resource::Own(own))?;

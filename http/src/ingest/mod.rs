@@ -5,14 +5,14 @@ mod sigfox;
 
 pub use receive_data::RECEIVE_DATA_PATH;
 
-use actix_web::web;
+use utoipa_actix_web::service_config::ServiceConfig;
 
 /// The hot path: registered before everything else and outside the administrative middleware.
-pub fn routes(cfg: &mut web::ServiceConfig) {
-    cfg.route(RECEIVE_DATA_PATH, web::post().to(receive_data::receive));
+pub fn routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(receive_data::receive);
 }
 
 /// Below the API's prefix.
-pub fn api_routes(cfg: &mut web::ServiceConfig) {
-    cfg.route("/sigfox-callback/data/bidir", web::post().to(sigfox::callback));
+pub fn api_routes(cfg: &mut ServiceConfig<'_>) {
+    cfg.service(sigfox::callback);
 }

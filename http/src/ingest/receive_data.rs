@@ -10,7 +10,7 @@ use std::time::Instant;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap};
-use actix_web::{FromRequest, HttpRequest, HttpResponse, web};
+use actix_web::{FromRequest, HttpRequest, HttpResponse, post, web};
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use sluse_schema::id::DeviceKey;
@@ -41,7 +41,24 @@ impl FromRequest for Unread {
     }
 }
 
-/// The handler.
+/// Takes in what an HTTP or NB-IoT device sends; 204 once it is durable.
+#[utoipa::path(
+    tag = "device ingress",
+    params(
+        ("apiKey" = Option<String>, Query, description = "the device's key, unless it is in `X-API-KEY`"),
+        ("X-API-KEY" = Option<String>, Header, description = "the device's key, unless it is in the query"),
+        ("Idempotency-Key" = Option<String>, Header, description = "lets a device send again without making a second transmission"),
+    ),
+    request_body(content = Object, description = "any JSON object or array of at most 256 KiB"),
+    responses(
+        (status = 204, description = "durable"),
+        (status = 403, description = "no such key"),
+        (status = 413, description = "too large"),
+        (status = 429, description = "too many; `Retry-After` says when to try again"),
+        (status = 503, description = "cannot be made durable now; `Retry-After` says when to try again"),
+    ),
+)]
+#[post("/api/v1/receive-data")]
 pub async fn receive(request: HttpRequest, body: Unread, state: web::Data<AppState>) -> Result<HttpResponse, ApiError> {
     let started_at = Instant::now();
     let metrics = &state.ingest_metrics;

@@ -2,6 +2,7 @@
 //! told first (400), and the rest is 404, as the reference answers for a device that it does not have.
 
 use actix_web::http::StatusCode;
+use actix_web::post;
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -9,7 +10,14 @@ use crate::json::JsonBody;
 use crate::page::Query;
 use crate::validate::Form;
 
-/// The handler.
+/// Takes in what Sigfox' back end sends.
+#[utoipa::path(
+    tag = "device ingress",
+    params(("apiKey" = Option<String>, Query)),
+    request_body = Object,
+    responses((status = 204, description = "taken in"), (status = 200, description = "taken in, with a downlink")),
+)]
+#[post("/sigfox-callback/data/bidir")]
 pub async fn callback(query: Query, JsonBody(body): JsonBody) -> Result<actix_web::HttpResponse, ApiError> {
     let mut form = Form::of(&body);
     form.number("time", None, None);

@@ -1,26 +1,36 @@
 //! Ports: what the data path and the API need from outside, as traits. Adapters live in `engine`, in-memory ones in `testing`.
 //!
 //! Reading order: [`log`] (what happened), [`device`] and [`target`] (what is remembered), [`decoder`] and [`sender`] (what is
-//! called), [`intake`] (how something gets in), [`tail`] and [`gateway`] (what people look at).
+//! called), [`intake`] (how something gets in), [`tail`] and [`gateway`] (what people look at), [`mail`] (what they are written).
 
 pub mod admin;
+pub mod callers;
 pub mod decoder;
 pub mod device;
 pub mod gateway;
 pub mod health;
+pub mod identity;
 pub mod intake;
 pub mod log;
+pub mod mail;
+pub mod probe;
 pub mod sender;
+pub mod sigfox;
 pub mod tail;
 pub mod target;
 
+pub use callers::CallersEpoch;
 pub use decoder::{DecodeError, DecodeErrorKind, DecodeJob, Decoded, Decoder};
 pub use device::{Activation, ChangeFeed, DecodeFailure, DeviceDirectory, DeviceStore, StateBatch};
 pub use gateway::{GatewayState, GatewayStore, UnknownSender, UnknownSenderStore};
 pub use health::Readiness;
+pub use identity::{DeviceIdentities, IssuedCertificate};
 pub use intake::{Accepted, Arrival, Intake, RefusedArrival};
 pub use log::{Assignment, AssignmentDone, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
+pub use mail::{Mail, MailBody, MailError, Mailer};
+pub use probe::{Probe, TargetProbe};
 pub use sender::{SenderError, SenderFactory, TargetSender};
+pub use sigfox::{SigfoxApi, SigfoxCallback, SigfoxError, SigfoxLogin};
 pub use tail::{LiveTail, TailDecoded, TailEvent, TailFilter};
 pub use target::{CursorBatch, TargetLogEntry, TargetRequest, TargetRequestKind, TargetStore};
 

@@ -11,17 +11,16 @@ use sluse_schema::port::admin::{
     StatusCheck, TargetSummary,
 };
 
+use super::application_list::{self, NUM_DEVICES_OF_LISTING_MAX};
 use super::{PgAdminStore, application_write, device_lists, pg, row};
 
 /// Devices of one application that a detail shows; the paged list shows all.
 const NUM_DEVICES_OF_DETAIL_MAX: i64 = 10_000;
-/// Devices of one application that a list shows.
-const NUM_DEVICES_OF_LISTING_MAX: i64 = 1_000;
-
 /// Whether something is wrong with `application a`: no target, or a device that has been silent for a day.
-const IS_ALERT: &str = "(NOT EXISTS (SELECT 1 FROM data_target t WHERE t.application_id = a.id) \
-     OR EXISTS (SELECT 1 FROM iot_device d JOIN device_state s ON s.device_id = d.id \
-                WHERE d.application_id = a.id AND s.latest_received_at < now() - interval '24 hours'))";
+pub(super) const IS_ALERT: &str = "(NOT EXISTS (SELECT 1 FROM data_target t WHERE t.application_id = a.id) \
+     OR EXISTS (SELECT 1 FROM device_state s WHERE s.application_id = a.id \
+                AND s.latest_slot <= floor(extract(epoch FROM now() - interval '24 hours') / 21600)::integer \
+                AND s.latest_received_at < now() - interval '24 hours'))";
 
 /// The filter of an [`ApplicationQuery`] over `application a`, with parameters `$1` to `$5`.
 pub(super) const FILTER: &str = "($1::bigint IS NULL OR a.organization_id = $1) \
@@ -187,64 +186,7 @@ impl ApplicationStore for PgAdminStore {
         query: &ApplicationQuery,
         page: &Page,
     ) -> Result<Listed<ApplicationListing>, AdminError> {
-        let client = self.client().await?;
-        let filter = FilterParams::of(&query.visible, query.organization);
-        let order = match page.order_on.as_deref() {
-            Some("name") => "a.name",
-            Some("updatedAt") => "a.updated_at",
-            Some("status") => "a.status",
-            Some("startDate") => "a.start_date",
-            Some("endDate") => "a.end_date",
-            Some("owner") => "a.owner",
-            Some("contactPerson") => "a.contact_person",
-            Some("personalData") => "a.personal_data",
-            Some("devices") => "(SELECT count(*) FROM iot_device d WHERE d.application_id = a.id)",
-            Some("dataTargets") => "(SELECT count(*) FROM data_target t WHERE t.application_id = a.id)",
-            Some("openDataDkEnabled") => {
-                "(EXISTS (SELECT 1 FROM data_target t WHERE t.application_id = a.id AND t.type = 'OPENDATADK'))"
-            }
-            _ => "a.id",
-        };
-        let condition = format!("{FILTER}{}", status_check(query.status_check));
-        let sql = format!(
-            "SELECT {}, {IS_ALERT} AS is_alert FROM application a WHERE {condition} \
-             ORDER BY {order} {}, a.id LIMIT $6 OFFSET $7",
-            row::APPLICATION,
-            row::direction(page.is_descending)
-        );
-        let rows = client
-            .query(
-                &sql,
-                &[
-                    &filter.organization,
-                    &filter.organizations,
-                    &filter.applications,
-                    &query.status,
-                    &query.owner,
-                    &page.limit,
-                    &page.offset,
-                ],
-            )
-            .await
-            .map_err(pg)?;
-        let count = format!("SELECT count(*) FROM application a WHERE {condition}");
-        let num_all = client
-            .query_one(
-                &count,
-                &[&filter.organization, &filter.organizations, &filter.applications, &query.status, &query.owner],
-            )
-            .await
-            .map_err(pg)?
-            .get(0);
-        let checks: Vec<StatusCheck> =
-            rows.iter().map(|r| if r.get("is_alert") { StatusCheck::Alert } else { StatusCheck::Stable }).collect();
-        let details = details(&client, rows.iter().map(row::application).collect()).await?;
-        let rows = details
-            .into_iter()
-            .zip(checks)
-            .map(|(detail, status_check)| ApplicationListing { detail, status_check })
-            .collect();
-        Ok(Listed { rows, num_all })
+        application_list::page(&self.client().await?, query, page).await
     }
 
     async fn application_owners(

@@ -155,7 +155,10 @@ pub async fn relocate(
     check_target(Some(target_permit), organization)?;
     let update = "UPDATE application SET organization_id = $2, updated_by = $3, updated_at = now() WHERE id = $1";
     write.db().execute(update, &[&id.0, &organization.0, &write.user_id()]).await.map_err(pg)?;
-    if permissions.is_empty() {
+    // Groups of several organisations, or of none, say nothing of where it goes: then those that take every new application do.
+    let of =
+        "SELECT DISTINCT organization_id FROM permission WHERE id = ANY($1) AND organization_id IS NOT NULL LIMIT 2";
+    if write.db().query(of, &[&permissions]).await.map_err(pg)?.len() != 1 {
         let takers = "SELECT id FROM permission WHERE organization_id = $1 AND automatically_add_new_applications";
         let rows = write.db().query(takers, &[&organization.0]).await.map_err(pg)?;
         let takers: Vec<i64> = rows.iter().map(|r| r.get(0)).collect();

@@ -29,6 +29,8 @@ pub enum ChangeAction {
     Delete,
     /// Somebody logged in.
     LogIn,
+    /// Somebody was shown secrets in clear.
+    Reveal,
 }
 
 impl ChangeAction {
@@ -39,6 +41,7 @@ impl ChangeAction {
             Self::Update => "UPDATE",
             Self::Delete => "DELETE",
             Self::LogIn => "LOGIN",
+            Self::Reveal => "REVEAL",
         }
     }
 }
@@ -141,6 +144,37 @@ impl<'a> Write<'a> {
         Ok(())
     }
 
+    /// Writes the change log's line of something that changed no row here: a remote system's row, or that secrets were shown.
+    /// No change event: nothing reloads by it.
+    pub async fn note(
+        &mut self,
+        action: ChangeAction,
+        entity: ChangedEntity,
+        id: Option<i64>,
+        after: Option<Value>,
+    ) -> Result<(), AdminError> {
+        let name = after.as_ref().and_then(|v| v.get("name")?.as_str()).map(str::to_owned);
+        self.transaction
+            .execute(
+                "INSERT INTO change_log (user_id, principal, remote_address, request_id, action, entity, entity_id, after) \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    &self.by.user_id(),
+                    &self.by.kind.as_str(),
+                    &self.by.remote_address,
+                    &self.by.request_id,
+                    &action.as_str(),
+                    &entity.as_str(),
+                    &id,
+                    &after,
+                ],
+            )
+            .await
+            .map_err(pg)?;
+        self.lines.push(AuditLine { action, entity, id: id.unwrap_or_default(), name });
+        Ok(())
+    }
+
     /// Change events of rows that went along with the recorded one (a cascade): caches and actors have to hear of each.
     pub async fn touch(&self, entity: ChangedEntity, ids: &[i64]) -> Result<(), AdminError> {
         if ids.is_empty() {
@@ -184,8 +218,16 @@ impl<'a> Write<'a> {
 }
 
 /// Columns that never leave their table.
-const SECRET_COLUMNS: [&str; 7] =
-    ["password_hash", "api_key_hash", "api_key_enc", "key_hash", "settings_enc", "secrets_enc", "token_version"];
+const SECRET_COLUMNS: [&str; 8] = [
+    "password_hash",
+    "password_enc",
+    "api_key_hash",
+    "api_key_enc",
+    "key_hash",
+    "settings_enc",
+    "secrets_enc",
+    "token_version",
+];
 
 fn table(entity: ChangedEntity) -> Option<&'static str> {
     match entity {
@@ -199,6 +241,8 @@ fn table(entity: ChangedEntity) -> Option<&'static str> {
         ChangedEntity::Permission => Some("permission"),
         ChangedEntity::User => Some("app_user"),
         ChangedEntity::ApiKey => Some("api_key"),
+        ChangedEntity::SigfoxGroup => Some("sigfox_group"),
+        ChangedEntity::SigfoxDeviceType => None,
         ChangedEntity::TargetRequest => Some("target_request"),
     }
 }

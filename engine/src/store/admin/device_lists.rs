@@ -70,23 +70,36 @@ pub async fn page(
     id: ApplicationId,
     page: &Page,
 ) -> Result<Listed<DeviceListing>, AdminError> {
-    let order = match page.order_on.as_deref() {
-        Some("name") => "d.name",
-        Some("commentOnLocation") => "d.comment_on_location",
-        Some("active") => "s.latest_received_at",
-        Some("rssi") => "s.rssi_dbm",
-        Some("snr") => "s.snr_db",
-        Some("deviceModel") => "m.body->>'name'",
-        Some("dataTargets") => "(SELECT count(*) FROM connection_device c WHERE c.device_id = d.id)",
-        _ => "d.id",
+    // What is ordered by the device alone is cut to the page before anything is joined.
+    let (order, is_of_device) = match page.order_on.as_deref() {
+        Some("name") => ("d.name", true),
+        Some("commentOnLocation") => ("d.comment_on_location", true),
+        Some("active") => ("s.latest_received_at", false),
+        Some("rssi") => ("s.rssi_dbm", false),
+        Some("snr") => ("s.snr_db", false),
+        Some("deviceModel") => ("m.body->>'name'", false),
+        Some("dataTargets") => ("(SELECT count(*) FROM connection_device c WHERE c.device_id = d.id)", true),
+        _ => ("d.id", true),
     };
-    let (direction, nulls) = if page.is_descending { ("DESC", "NULLS LAST") } else { ("ASC", "NULLS FIRST") };
+    let order = match (order, page.is_descending) {
+        ("d.id", true) => "d.id DESC".to_owned(),
+        ("d.id", false) => "d.id".to_owned(),
+        (order, true) => format!("{order} DESC NULLS LAST, d.id"),
+        (order, false) => format!("{order} ASC NULLS FIRST, d.id"),
+    };
+    const OF_APPLICATION: &str = "WHERE d.application_id = $1";
+    let cut = format!("ORDER BY {order} LIMIT $2 OFFSET $3");
+    let (devices, condition) = if is_of_device {
+        (format!("(SELECT * FROM iot_device d {OF_APPLICATION} {cut}) d"), String::new())
+    } else {
+        ("iot_device d".to_owned(), format!("{OF_APPLICATION} {cut}"))
+    };
+    let last = if is_of_device { format!("ORDER BY {order}") } else { String::new() };
     let sql = format!(
         "SELECT {DEVICE}, s.link AS s_link, m.id AS m_id, m.body AS m_body, m.created_at AS m_created_at, \
          m.updated_at AS m_updated_at, m.created_by AS m_created_by, m.updated_by AS m_updated_by \
-         FROM iot_device d LEFT JOIN device_state s ON s.device_id = d.id \
-         LEFT JOIN device_model m ON m.id = d.device_model_id \
-         WHERE d.application_id = $1 ORDER BY {order} {direction} {nulls}, d.id LIMIT $2 OFFSET $3"
+         FROM {devices} LEFT JOIN device_state s ON s.device_id = d.id \
+         LEFT JOIN device_model m ON m.id = d.device_model_id {condition} {last}"
     );
     let rows = db.query(&sql, &[&id.0, &page.limit, &page.offset]).await.map_err(pg)?;
     let count = "SELECT count(*) FROM iot_device WHERE application_id = $1";

@@ -24,6 +24,8 @@ use super::related::{application_resource, visible_ids};
 use super::{PgAdminStore, pg};
 
 const TEXT_BYTES_MAX: usize = 4096;
+/// So many of the rows whose secrets were shown at once are named.
+const NUM_IDS_NOTED_MAX: usize = 1000;
 /// More requests than this for one target are refused until its owner took some up.
 const NUM_REQUESTS_WAITING_MAX: i64 = 100;
 
@@ -323,6 +325,27 @@ impl InspectStore for PgAdminStore {
             })
             .collect::<Result<_, AdminError>>()?;
         Ok(Listed { rows: senders, num_all })
+    }
+
+    async fn record_reveal(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        entity: ChangedEntity,
+        ids: &[i64],
+    ) -> Result<(), AdminError> {
+        let mut client = self.client().await?;
+        let mut write = Write::begin(&mut client, permit, by).await?;
+        match ids {
+            [] => return Ok(()),
+            [id] => write.note(ChangeAction::Reveal, entity, Some(*id), None).await?,
+            many => {
+                let some = many.get(..NUM_IDS_NOTED_MAX).unwrap_or(many);
+                let shown = json!({"numRows": many.len(), "ids": some});
+                write.note(ChangeAction::Reveal, entity, None, Some(shown)).await?;
+            }
+        }
+        write.commit().await
     }
 
     async fn applications_by_id(&self, ids: &[ApplicationId]) -> Result<Vec<ApplicationRow>, AdminError> {

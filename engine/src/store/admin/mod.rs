@@ -2,6 +2,7 @@
 
 mod account;
 mod application;
+mod application_list;
 mod application_write;
 pub mod bootstrap;
 pub mod change;
@@ -17,7 +18,10 @@ mod decoder;
 mod device;
 mod inspect;
 mod related;
+mod search;
 mod secrets;
+mod share;
+mod sigfox;
 mod target;
 
 use std::sync::Arc;

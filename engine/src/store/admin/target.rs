@@ -113,7 +113,7 @@ impl PgAdminStore {
     }
 }
 
-fn dataset_of(row: &Row, id: i64) -> Result<(Dataset, (i64, Stamps)), AdminError> {
+pub(super) fn dataset_of(row: &Row, id: i64) -> Result<(Dataset, (i64, Stamps)), AdminError> {
     let dataset = Dataset {
         name: row.try_get("dataset_name").map_err(pg)?,
         description: row.try_get("description").map_err(pg)?,

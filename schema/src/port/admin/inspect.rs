@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 use super::application::ApplicationRow;
 use super::organization::OrganizationRow;
 use super::{AdminError, ChangedBy, Listed, Page};
+use crate::change::ChangedEntity;
 use crate::id::{ApplicationId, DeadLetterId, DecoderId, DeviceId, OrganizationId, TargetId};
 use crate::permission::Visible;
 use crate::policy::Permit;
@@ -178,6 +179,15 @@ pub trait InspectStore: Debug + Send + Sync + 'static {
 
     /// A page of senders that nobody registered, last heard first.
     async fn unknown_senders(&self, page: &Page) -> Result<Listed<UnknownSenderLine>, AdminError>;
+
+    /// Notes in the change log that somebody was shown the secrets of these rows in clear. The permit is for writing one of them.
+    async fn record_reveal(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        entity: ChangedEntity,
+        ids: &[i64],
+    ) -> Result<(), AdminError>;
 
     /// Applications by id, for rows that refer to them; one that is gone is missing.
     async fn applications_by_id(&self, ids: &[ApplicationId]) -> Result<Vec<ApplicationRow>, AdminError>;

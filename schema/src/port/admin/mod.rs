@@ -12,6 +12,9 @@ pub mod device_model;
 pub mod inspect;
 pub mod organization;
 pub mod permission;
+pub mod search;
+pub mod share;
+pub mod sigfox;
 pub mod target;
 pub mod user;
 
@@ -29,6 +32,9 @@ pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
 };
+pub use search::SearchStore;
+pub use share::ShareStore;
+pub use sigfox::SigfoxGroupStore;
 pub use target::TargetAdminStore;
 pub use user::{AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
 
@@ -51,6 +57,9 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + SearchStore
+    + ShareStore
+    + SigfoxGroupStore
 {
 }
 

@@ -1,0 +1,187 @@
+//! What is refused: bodies and queries that are not right, and rows that are not there. Never a 5xx, always the reference's form.
+
+use serde_json::{Value, json};
+
+use crate::engine::{CONNECTIONS, engine};
+
+/// Every route here about one row, by what follows the id.
+const ROWS: [(&str, &str, &str); 24] = [
+    ("GET", "/application/", ""),
+    ("PUT", "/application/", ""),
+    ("DELETE", "/application/", ""),
+    ("GET", "/application/", "/iot-devices"),
+    ("GET", "/application/", "/iot-devices-map"),
+    ("PUT", "/application/updateApplicationOrganization/", ""),
+    ("GET", "/iot-device/", ""),
+    ("PUT", "/iot-device/", ""),
+    ("DELETE", "/iot-device/", ""),
+    ("GET", "/iot-device/stats/", ""),
+    ("PUT", "/iot-device/changeApplication/", ""),
+    ("PUT", "/iot-device/resetHttpDeviceApiKey/", ""),
+    ("GET", "/iot-device/getDevicesMetadataCsv/", ""),
+    ("GET", "/device-model/", ""),
+    ("PUT", "/device-model/", ""),
+    ("DELETE", "/device-model/", ""),
+    ("GET", "/data-target/", ""),
+    ("PUT", "/data-target/", ""),
+    ("DELETE", "/data-target/", ""),
+    ("GET", "/datatarget-log/", ""),
+    ("GET", "/payload-decoder/", ""),
+    ("GET", "/sigfox-group/", ""),
+    ("PUT", "/sigfox-group/", ""),
+    ("GET", "/iot-device-payload-decoder-data-target-connection/", ""),
+];
+
+#[tokio::test]
+async fn a_row_that_is_not_there_is_404_and_an_id_that_is_none_400() {
+    let engine = engine().await;
+    for (method, before, after) in ROWS {
+        // A body that would do, where one is asked for first.
+        let body = json!({"id": 1, "name": "x", "type": "GENERIC_HTTP", "applicationId": 1, "organizationId": 1, "permissionIds": [],
+                          "body": {}, "username": "u", "password": "p"});
+        let body = (method == "PUT").then_some(body);
+        for unknown in ["999999", "99999999999999999999"] {
+            let path = format!("{before}{unknown}{after}");
+            let (status, answer) = engine.call(method, &path, Some(&engine.admin), body.clone()).await;
+            assert_eq!(status, 404, "{method} {path}: {answer}");
+        }
+        let path = format!("{before}abc{after}");
+        let (status, answer) = engine.call(method, &path, Some(&engine.admin), body).await;
+        assert_eq!(
+            (status, &answer["message"]),
+            (400, &json!("Validation failed (numeric string is expected)")),
+            "{method} {path}"
+        );
+    }
+}
+
+fn properties(answer: &Value) -> Vec<String> {
+    let items = answer["message"].as_array().unwrap_or_else(|| panic!("no list: {answer}"));
+    items.iter().map(|item| item["property"].as_str().unwrap_or("-").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_body_is_named_property_by_property() {
+    let engine = engine().await;
+    let tenant = engine.tenant("Refusals A", &["OrganizationApplicationAdmin"]).await;
+    let (organization, application) = (tenant.organization, tenant.application);
+    let target = |more: Value| {
+        let mut body =
+            json!({"name": "x", "type": "HTTP_PUSH", "applicationId": application, "url": "http://h", "timeout": 1});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for (path, body, wrong) in [
+        ("/application", json!({"name": "", "organizationId": organization}), vec!["name"]),
+        (
+            "/application",
+            json!({"name": "x", "organizationId": "1", "status": "X", "contactPhone": "abc"}),
+            vec!["organizationId", "status", "contactPhone"],
+        ),
+        (
+            "/application",
+            json!({"name": "x", "organizationId": organization, "startDate": "soon", "deviceTypes": ["PIGEON"],
+                                "controlledProperties": ["light", "light"]}),
+            vec!["startDate", "controlledProperties", "deviceTypes"],
+        ),
+        (
+            "/iot-device",
+            json!({"type": "GENERIC_HTTP", "applicationId": 0, "latitude": 91}),
+            vec!["name", "applicationId", "latitude"],
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "LORAWAN", "applicationId": application, "lorawanSettings": {"devEUI": "1"}}),
+            vec!["lorawanSettings"],
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "SIGFOX", "applicationId": application,
+                               "sigfoxSettings": {"deviceId": "123456789", "groupId": "x"}}),
+            vec!["sigfoxSettings"],
+        ),
+        (
+            "/iot-device",
+            json!({"name": "x", "type": "MQTT_EXTERNAL_BROKER", "applicationId": application,
+                               "mqttExternalBrokerSettings": {"mqttURL": "http://h", "mqttPort": 70_000, "mqtttopicname": "",
+                                                              "authenticationType": "NONE"}}),
+            vec!["mqttExternalBrokerSettings"],
+        ),
+        ("/iot-device/createMany", json!({"data": []}), vec!["data"]),
+        ("/data-target", target(json!({"url": "ftp://h", "timeout": 0})), vec!["url", "timeout"]),
+        ("/data-target", target(json!({"type": "PIGEON"})), vec!["type"]),
+        (
+            "/data-target",
+            target(json!({"type": "MQTT", "mqttQos": 3})),
+            vec!["mqttPort", "mqttTopic", "mqttQos", "mqttUsername", "mqttPassword"],
+        ),
+        (
+            "/data-target",
+            target(json!({"type": "OPENDATADK", "openDataDkDataset": {"name": "", "license": "x"}})),
+            vec!["openDataDkDataset"],
+        ),
+        (
+            "/data-target/testDataTarget",
+            json!({"iotDeviceId": "1", "dataPackage": "{"}),
+            vec!["dataTargetId", "iotDeviceId", "dataPackage"],
+        ),
+        ("/payload-decoder", json!({"name": 7, "organizationId": organization}), vec!["name", "decodingFunction"]),
+        (CONNECTIONS, json!({"iotDeviceIds": "1"}), vec!["iotDeviceIds", "dataTargetId"]),
+        ("/sigfox-group", json!({"organizationId": organization}), vec!["username", "password"]),
+        (
+            "/device-model",
+            json!({"belongsToId": organization, "body": {"type": "DeviceModel"}}),
+            vec!["id", "category", "controlledProperty", "manufacturerName", "brandName", "modelName", "name"],
+        ),
+    ] {
+        let (status, answer) = engine.post(&tenant.token, path, body.clone()).await;
+        assert_eq!(status, 400, "{path} {body}: {answer}");
+        let (mut got, mut wrong) = (properties(&answer), wrong);
+        got.sort();
+        wrong.sort_unstable();
+        assert_eq!(got, wrong, "{path} {body}");
+    }
+}
+
+#[tokio::test]
+async fn odd_queries_are_borne_and_pages_are_bounded() {
+    let engine = engine().await;
+    let tenant = engine.tenant("Refusals B", &["OrganizationApplicationAdmin"]).await;
+    let (organization, application) = (tenant.organization, tenant.application);
+    for list in [
+        "/application".to_owned(),
+        format!("/application/{application}/iot-devices"),
+        "/device-model".to_owned(),
+        "/data-target".to_owned(),
+        "/payload-decoder".to_owned(),
+        CONNECTIONS.to_owned(),
+    ] {
+        for query in [
+            "limit=undefined&offset=null&sort=undefined&orderOn=NaN&organizationId=undefined&status=null&owner=null",
+            "limit=1000000000&offset=0&observe=response&x[]=1",
+            "limit=0&offset=1000000000",
+            "orderOn=name;DROP TABLE iot_device&sort=,(SELECT 1)",
+            "orderOn=name",
+            "sort=desc",
+            "limit=-1&offset=-1",
+        ] {
+            let (status, answer) = engine.get(&tenant.token, &format!("{list}?{query}")).await;
+            assert_eq!(status, 200, "{list}?{query}: {answer}");
+            assert!(answer["data"].is_array() && answer["count"].is_number(), "{list}?{query}: {answer}");
+        }
+        let (status, answer) = engine.get(&tenant.token, &format!("{list}?limit=abc")).await;
+        assert_eq!((status, properties(&answer)), (400, vec!["limit".to_owned()]), "{list}");
+    }
+    let (status, _) =
+        engine.get(&tenant.token, &format!("/application?organizationId={organization}&statusCheck=alert")).await;
+    assert_eq!(status, 200);
+    for (path, message) in [
+        ("/search?q=%20&limit=1&offset=0", "MESSAGE.QUERY-MUST-NOT-BE-EMPTY"),
+        ("/search?q=x&limit=1", "Validation failed (numeric string is expected)"),
+        ("/search?q=x&limit=x&offset=0", "Validation failed (numeric string is expected)"),
+        ("/sigfox-contract", "Validation failed (numeric string is expected)"),
+    ] {
+        let (status, answer) = engine.get(&tenant.token, path).await;
+        assert_eq!((status, answer["message"].as_str()), (400, Some(message)), "{path}");
+    }
+}

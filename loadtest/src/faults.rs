@@ -1,0 +1,96 @@
+//! Breaks what the scenario breaks, when it says so, and mends it again: one fault after the other.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::time::sleep;
+
+use crate::clock::RunClock;
+use crate::recovery::RecoveryWatch;
+use crate::scenario::{Fault, Manner, Victim};
+use crate::servers::Server;
+use crate::world::World;
+
+/// What the player of faults needs.
+#[derive(Debug)]
+pub struct FaultPlayer {
+    pub world: Arc<World>,
+    pub clock: Arc<RunClock>,
+    pub recovery: Arc<Mutex<RecoveryWatch>>,
+    /// Ends the wait for faults that have not begun.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl FaultPlayer {
+    /// Plays all of them in their order. An error when something did not come back.
+    pub async fn play(self, faults: Vec<Fault>) -> anyhow::Result<()> {
+        for fault in faults {
+            while self.clock.load_elapsed().as_secs_f64() < fault.at_s {
+                if self.stop.load(Relaxed) {
+                    return Ok(());
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+            let name = fault.name();
+            let load_s = self.clock.load_elapsed().as_secs_f64();
+            tracing::info!(fault = name, load_s, "a fault begins");
+            self.note(name.clone(), load_s);
+            self.play_one(&fault).await.with_context(|| name)?;
+        }
+        Ok(())
+    }
+
+    fn note(&self, name: String, load_s: f64) {
+        let mut recovery = self.recovery.lock().unwrap_or_else(PoisonError::into_inner);
+        recovery.begin(name, load_s, self.clock.now_us());
+    }
+
+    async fn play_one(&self, fault: &Fault) -> anyhow::Result<()> {
+        let away = Duration::from_secs_f64(fault.away_s);
+        let world = &self.world;
+        let server = match fault.whom {
+            Victim::Engine => return self.break_engine(fault, away).await,
+            Victim::Mosquitto => Some(&world.mosquitto),
+            Victim::Postgres => world.postgres.as_ref(),
+            Victim::Redis => world.redis.as_ref(),
+            Victim::Kafka => world.kafka.get(fault.number),
+        };
+        let server = server.context("the scenario breaks what this run does not have")?;
+        break_server(&mut *server.lock().await, fault.manner, away).await
+    }
+
+    async fn break_engine(&self, fault: &Fault, away: Duration) -> anyhow::Result<()> {
+        let node = self.world.nodes.get(fault.number).context("the scenario breaks a node that is not there")?;
+        let mut engine = node.engine.lock().await;
+        match fault.manner {
+            Manner::Freeze => {
+                engine.freeze().await?;
+                sleep(away).await;
+                return engine.thaw().await;
+            }
+            Manner::Restart => engine.stop().await.context("a restart under load")?,
+            Manner::Kill => engine.kill().await?,
+        }
+        node.pid.store(0, Relaxed);
+        sleep(away).await;
+        engine.start_again().await.context("the engine does not start again")?;
+        node.pid.store(engine.pid().unwrap_or(0), Relaxed);
+        Ok(())
+    }
+}
+
+async fn break_server(server: &mut Server, manner: Manner, away: Duration) -> anyhow::Result<()> {
+    match manner {
+        Manner::Freeze => {
+            server.freeze().await?;
+            sleep(away).await;
+            return server.thaw().await;
+        }
+        Manner::Restart => server.stop().await?,
+        Manner::Kill => server.kill().await?,
+    }
+    sleep(away).await;
+    server.start_again().await
+}
