@@ -210,10 +210,10 @@ impl Session {
         tokio::select! {
             done = connection.link.exchange(may_read) => done,
             Some(done) = self.batches.join_next(), if !self.batches.is_empty() => {
-                self.settle(done, connection);
+                self.settle(done, connection)?;
                 // Whatever else is finished by now is acknowledged with the same write.
                 while let Some(done) = self.batches.try_join_next() {
-                    self.settle(done, connection);
+                    self.settle(done, connection)?;
                 }
                 Ok(())
             }
@@ -331,7 +331,11 @@ impl Session {
     }
 
     /// Takes note of a finished batch and acknowledges what is due.
-    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) {
+    fn settle(
+        &mut self,
+        done: Result<BatchDone, JoinError>,
+        connection: &mut Connection,
+    ) -> Result<(), LinkError> {
         let later = match done {
             Ok(done) => {
                 self.lanes.finish(done.lane);
@@ -346,6 +350,7 @@ impl Session {
             }
             Err(error) => Some(intake_ended(&error)),
         };
+        connection.put_due_acks()?;
         let num_unacknowledged = connection.window.len();
         self.metrics.unacknowledged.set(num_unacknowledged as f64);
         self.health.update(|health| health.num_unacknowledged = num_unacknowledged);
@@ -357,6 +362,7 @@ impl Session {
                 connection.closing = Some(SessionEnd::Later { after });
             }
         }
+        Ok(())
     }
 
     /// After a connection: takes in what it brought, and waits until no batch is under way. A wait, if the log asks for one.
