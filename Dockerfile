@@ -1,5 +1,10 @@
 # syntax=docker/dockerfile:1
+# Two stages: what builds it is not in what runs. The image runs as an unprivileged user on a read-only file system but for its data.
 FROM rust:1.95-bookworm AS build
+# librdkafka: C and C++ compilers, zlib, OpenSSL (in the base image). chirpstack_api: protoc. samael: xmlsec and clang for its bindings.
+RUN apt-get update && apt-get install -y --no-install-recommends \
+        clang cmake libclang-dev libssl-dev libxml2-dev libxmlsec1-dev pkg-config protobuf-compiler zlib1g-dev \
+    && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,target=/src/target \
@@ -7,7 +12,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
 
 # No PostgreSQL in here: set DATABASE_URL. (`sluse` without it needs the postgresql package beside it.)
 FROM debian:bookworm-slim
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
+# What the binary is linked with: `ldd` says OpenSSL (librdkafka, xmlsec), xmlsec with libxml2, zlib, and the C++ library.
+RUN apt-get update && apt-get install -y --no-install-recommends \
+        ca-certificates libssl3 libstdc++6 libxml2 libxmlsec1 libxmlsec1-openssl zlib1g \
+    && rm -rf /var/lib/apt/lists/* \
     && useradd --system --uid 10001 --home-dir /var/lib/sluse --create-home sluse
 COPY --from=build /usr/local/bin/sluse /usr/local/bin/sluse
 USER 10001

@@ -34,9 +34,25 @@ has_postgres() {
     command -v postgres >/dev/null || compgen -G "/usr/lib/postgresql/*/bin/postgres" >/dev/null
 }
 
+# Whether a C library can be built against.
+has_library() {
+    command -v pkg-config >/dev/null && pkg-config --exists "$1"
+}
+
+# What the crates with C or C++ in them need: librdkafka a compiler, zlib and OpenSSL; samael xmlsec and clang (for its bindings);
+# chirpstack_api protoc.
 need_build_tools() {
     local missing=()
-    command -v cc >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+    command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
+    command -v pkg-config >/dev/null || missing+=(pkg-config)
+    command -v cmake >/dev/null || missing+=(cmake)
+    command -v protoc >/dev/null || missing+=(protobuf-compiler)
+    command -v clang >/dev/null || missing+=(clang)
+    compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || missing+=(libclang-dev)
+    has_library zlib || missing+=(zlib1g-dev)
+    has_library openssl || missing+=(libssl-dev)
+    has_library libxml-2.0 || missing+=(libxml2-dev)
+    has_library xmlsec1-openssl || missing+=(libxmlsec1-dev)
     if [ -r "${CARGO_HOME:-$HOME/.cargo}/env" ] && ! command -v cargo >/dev/null; then
         # shellcheck disable=SC1091
         . "${CARGO_HOME:-$HOME/.cargo}/env"
@@ -62,6 +78,9 @@ need_servers() {
     local missing=()
     has_program mosquitto || missing+=(mosquitto)
     has_postgres || missing+=(postgresql)
+    has_program redis-server || missing+=(redis-server)
+    # The load test lets an engine's clock jump with it.
+    compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || missing+=(libfaketime)
     if [ "${#missing[@]}" -gt 0 ]; then
         if [ -d /usr/sbin ] && [ ! -e /usr/sbin/policy-rc.d ]; then
             as_root sh -c 'printf "#!/bin/sh\nexit 101\n" > /usr/sbin/policy-rc.d && chmod 755 /usr/sbin/policy-rc.d'
@@ -71,5 +90,39 @@ need_servers() {
             return "$status"
         fi
         install_packages "${missing[@]}"
+    fi
+}
+
+# The mail server that the tests write to.
+need_mail_server() {
+    python3 -c 'import aiosmtpd' 2>/dev/null || /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null ||
+        install_packages python3 python3-aiosmtpd
+}
+
+# Where the Kafka server's jars are. A change of deploy/kafka/pom.xml is another directory.
+kafka_dir() {
+    local version
+    version=$(cksum "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" | cut -d' ' -f1)
+    echo "${XDG_CACHE_HOME:-$HOME/.cache}/sluse/kafka-$version"
+}
+
+# Kafka for tests: Java from Debian, the server's jars by Maven. Sets SLUSE_KAFKA_DIR.
+need_kafka() {
+    SLUSE_KAFKA_DIR=$(kafka_dir)
+    export SLUSE_KAFKA_DIR
+    local missing=()
+    command -v java >/dev/null || missing+=(default-jre-headless)
+    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+        command -v mvn >/dev/null || missing+=(maven)
+    fi
+    if [ "${#missing[@]}" -gt 0 ]; then
+        install_packages "${missing[@]}"
+    fi
+    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+        echo "fetching Kafka's server into $SLUSE_KAFKA_DIR" >&2
+        mvn -B -q -f "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" \
+            org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
+            -DincludeScope=runtime -DoutputDirectory="$SLUSE_KAFKA_DIR" >&2
+        touch "$SLUSE_KAFKA_DIR/complete"
     fi
 }

@@ -2,5 +2,9 @@
 
 /// Now, Unix milliseconds.
 pub fn now_ms() -> i64 {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(unix_ms) = crate::testing::seeded::unix_ms() {
+        return unix_ms;
+    }
     chrono::Utc::now().timestamp_millis()
 }

@@ -18,6 +18,7 @@ pub mod partition;
 pub mod persist;
 pub mod reload;
 pub mod supervise;
+mod table;
 pub mod tail;
 pub mod target;
 

@@ -1,15 +1,19 @@
 //! The live tail: a bounded broadcast that costs nothing while nobody watches. Slow watchers miss lines and are told how many.
+//!
+//! Where several nodes join their tails, an adapter says what is watched elsewhere ([`TailHub::watched_elsewhere`]), takes the lines
+//! for there ([`TailHub::lines_for_others`]; full: dropped) and shows here what others handle ([`TailHub::show_here`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use sluse_schema::id::{ApplicationId, DeviceId};
 use sluse_schema::port::{LiveTail, TailEvent, TailFilter};
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{Notify, mpsc};
 
 /// Lines a watcher may be behind before it misses some.
 const NUM_LINES_MAX: usize = 1_024;
@@ -18,29 +22,103 @@ const NUM_LINES_MAX: usize = 1_024;
 #[derive(Debug)]
 pub struct TailHub {
     lines: broadcast::Sender<Arc<TailEvent>>,
+    /// Watchers here and filters elsewhere: 0 is the fast way out.
     num_watchers: AtomicUsize,
-    filters: Arc<Mutex<HashMap<TailFilter, usize>>>,
+    filters: Mutex<HashMap<TailFilter, usize>>,
+    elsewhere: Mutex<HashSet<TailFilter>>,
+    for_others: Mutex<Option<mpsc::Sender<Arc<TailEvent>>>>,
+    changed: Notify,
 }
 
 impl Default for TailHub {
     fn default() -> Self {
-        Self { lines: broadcast::channel(NUM_LINES_MAX).0, num_watchers: AtomicUsize::new(0), filters: Arc::default() }
+        Self {
+            lines: broadcast::channel(NUM_LINES_MAX).0,
+            num_watchers: AtomicUsize::new(0),
+            filters: Mutex::default(),
+            elsewhere: Mutex::default(),
+            for_others: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The filters that an event can pass.
+fn filters_of(device: DeviceId, application: ApplicationId) -> [TailFilter; 2] {
+    [TailFilter::Device(device), TailFilter::Application(application)]
+}
+
 impl TailHub {
-    /// Whether anybody watches this device or application.
+    /// Whether anybody watches this device or application, here or elsewhere.
     pub fn is_watched(&self, device: DeviceId, application: ApplicationId) -> bool {
         if self.num_watchers.load(Ordering::Relaxed) == 0 {
             return false;
         }
-        let filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        filters.contains_key(&TailFilter::Device(device)) || filters.contains_key(&TailFilter::Application(application))
+        let wanted = filters_of(device, application);
+        let filters = lock(&self.filters);
+        wanted.iter().any(|filter| filters.contains_key(filter)) || self.is_watched_elsewhere(wanted)
+    }
+
+    fn is_watched_elsewhere(&self, wanted: [TailFilter; 2]) -> bool {
+        let elsewhere = lock(&self.elsewhere);
+        wanted.iter().any(|filter| elsewhere.contains(filter))
     }
 
     /// Shows a line to whoever watches.
     pub fn publish(&self, event: TailEvent) {
+        let event = Arc::new(event);
+        if self.is_watched_elsewhere(filters_of(event.device_id, event.application_id))
+            && let Some(others) = &*lock(&self.for_others)
+        {
+            // Full: that line is not seen elsewhere. A tail is for looking, and nothing waits for it.
+            let _ = others.try_send(Arc::clone(&event));
+        }
+        let _ = self.lines.send(event);
+    }
+
+    /// Shows what another node handled to those who watch here.
+    pub fn show_here(&self, event: TailEvent) {
         let _ = self.lines.send(Arc::new(event));
+    }
+
+    /// Lines that are watched elsewhere, from now on. The last caller gets them.
+    pub fn lines_for_others(&self) -> mpsc::Receiver<Arc<TailEvent>> {
+        let (sender, receiver) = mpsc::channel(NUM_LINES_MAX);
+        *lock(&self.for_others) = Some(sender);
+        receiver
+    }
+
+    /// Sets what is watched elsewhere.
+    pub fn watched_elsewhere(&self, filters: HashSet<TailFilter>) {
+        let mut elsewhere = lock(&self.elsewhere);
+        let (num_now, num_before) = (filters.len(), elsewhere.len());
+        *elsewhere = filters;
+        self.num_watchers.fetch_add(num_now, Ordering::Relaxed);
+        self.num_watchers.fetch_sub(num_before, Ordering::Relaxed);
+    }
+
+    /// What is watched here.
+    pub fn watched_here(&self) -> Vec<TailFilter> {
+        lock(&self.filters).keys().copied().collect()
+    }
+
+    /// Whether anybody watches here.
+    pub fn has_watchers_here(&self) -> bool {
+        !lock(&self.filters).is_empty()
+    }
+
+    /// Completes when somebody began or ended to watch here.
+    pub async fn watchers_changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// As if somebody had begun to watch.
+    pub fn tell_again(&self) {
+        self.changed.notify_one();
     }
 }
 
@@ -52,15 +130,16 @@ struct Watching {
 
 impl Watching {
     fn new(hub: Arc<TailHub>, filter: TailFilter) -> Self {
-        *hub.filters.lock().unwrap_or_else(PoisonError::into_inner).entry(filter).or_default() += 1;
+        *lock(&hub.filters).entry(filter).or_default() += 1;
         hub.num_watchers.fetch_add(1, Ordering::Relaxed);
+        hub.changed.notify_one();
         Self { hub, filter }
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        let mut filters = self.hub.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filters = lock(&self.hub.filters);
         if let Some(num) = filters.get_mut(&self.filter) {
             *num -= 1;
             if *num == 0 {
@@ -68,6 +147,7 @@ impl Drop for Watching {
             }
         }
         self.hub.num_watchers.fetch_sub(1, Ordering::Relaxed);
+        self.hub.changed.notify_one();
     }
 }
 
@@ -138,5 +218,20 @@ mod tests {
         assert_eq!(lines.next().await.map(|l| l.num_missed), Some(10));
         drop(lines);
         assert!(!tail.0.is_watched(DeviceId(1), ApplicationId(1)));
+    }
+
+    #[tokio::test]
+    async fn others_get_what_they_watch_and_nothing_else() {
+        let tail = Tail::default();
+        let mut for_others = tail.0.lines_for_others();
+        tail.0.watched_elsewhere(HashSet::from([TailFilter::Device(DeviceId(1))]));
+        assert!(tail.0.is_watched(DeviceId(1), ApplicationId(1)) && !tail.0.has_watchers_here());
+        tail.0.publish(event(2, 1));
+        tail.0.publish(event(1, 2));
+        assert_eq!(for_others.recv().await.map(|e| e.received_at_ms), Some(2));
+        tail.0.watched_elsewhere(HashSet::new());
+        assert!(!tail.0.is_watched(DeviceId(1), ApplicationId(1)));
+        tail.0.publish(event(1, 3));
+        assert!(for_others.try_recv().is_err());
     }
 }

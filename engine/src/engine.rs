@@ -13,6 +13,7 @@ use crate::shutdown::{Shutdown, StopReport};
 use crate::store::bootstrap::NewCredentials;
 use crate::store::private_postgres::{PrivatePostgres, PrivatePostgresError};
 use crate::store::{Cipher, CipherError, OpenError, Store, StoreConfig};
+use crate::system_log::SystemLogFeed;
 
 /// Why a node could not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -41,8 +42,9 @@ pub enum RunError {
 ///
 /// # Errors
 /// A [`RunError`] when it could not start.
-pub async fn run(config: Config) -> Result<StopReport, RunError> {
+pub async fn run(config: Config, system_log: SystemLogFeed) -> Result<StopReport, RunError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     // The process's default for every TLS connection; an error means that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -67,20 +69,35 @@ pub async fn run(config: Config) -> Result<StopReport, RunError> {
         print_credentials(&made);
     }
 
+    let system_log = tokio::spawn(system_log.run(Arc::clone(&store), keys.node_id.clone()));
+    let audit = tokio::spawn(Arc::clone(&store).expire_logs_hourly(config.audit));
     let pipeline = crate::pipeline::build(&config, &keys, &store, &metrics).await?;
     for address in pipeline.addresses() {
         tracing::info!(%address, "the API listens");
     }
+    for address in pipeline.tls_addresses() {
+        tracing::info!(%address, "the API listens for TLS");
+    }
     notify_systemd(sd_notify::NotifyState::Ready);
     tracing::info!(node_id = %keys.node_id, data_dir = %data_dir.path().display(), "ready");
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM, stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT, stopping"),
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM, stopping"),
+            _ = interrupt.recv() => tracing::info!("SIGINT, stopping"),
+            _ = hang_up.recv() => {
+                tracing::info!("SIGHUP, reading what can be read again");
+                pipeline.reload_certificates();
+                continue;
+            }
+        }
+        break;
     }
     notify_systemd(sd_notify::NotifyState::Stopping);
     let report = pipeline
         .stop_phases(Shutdown::new())
         .phase("adapters close", Duration::from_secs(45), async move {
+            audit.abort();
+            system_log.abort();
             store.close();
             upkeep.abort();
             let is_clean = match postgres {

@@ -17,7 +17,7 @@ pub const STORE_ROWS_REDUCED_TOTAL: &str = "sluse_store_rows_reduced_total";
 pub const STORE_CONNECTIONS: &str = "sluse_store_connections";
 /// Rows deleted for their age or number, by `table`.
 pub const STORE_ROWS_EXPIRED_TOTAL: &str = "sluse_store_rows_expired_total";
-/// Runs of jobs that one node does at a time, on this node, by `job` and `outcome` (`done`, `failed`).
+/// Runs of jobs that one node does at a time, on this node, by `job_name` and `outcome` (`done`, `failed`).
 pub const CLUSTER_JOB_RUNS_TOTAL: &str = "sluse_cluster_job_runs_total";
 /// 1 while Sluse runs, with its `version`.
 pub const BUILD_INFO: &str = "sluse_build_info";
@@ -50,8 +50,7 @@ impl Metrics {
             .install_recorder()?;
         let process = Collector::default();
         process.describe();
-        describe();
-        describe_other_crates_and_adapters();
+        describe_all();
         metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self { prometheus, process })
     }
@@ -77,8 +76,11 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-fn describe_other_crates_and_adapters() {
+/// Describes every metric of the program to the recorder.
+pub fn describe_all() {
+    describe();
     crate::mail::describe();
+    crate::system_log::describe();
     sluse_actors::metrics::describe();
     sluse_actors::intake::metrics::describe();
     sluse_actors::partition::metrics::describe();
@@ -86,6 +88,8 @@ fn describe_other_crates_and_adapters() {
     sluse_actors::reload::reloader::describe();
     sluse_http::metrics::describe();
     crate::log::metrics::describe();
+    crate::kafka_log::metrics::describe();
+    crate::redis::metrics::describe();
     crate::decoder::metrics::describe();
     crate::send::metrics::describe();
     crate::source::metrics::describe();

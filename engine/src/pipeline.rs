@@ -13,31 +13,37 @@ use std::time::Duration;
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use sluse_actors::device::WindowPolicy;
-use sluse_actors::intake::{Directory, Gate, GateConfig, UnknownLister};
+use sluse_actors::intake::{Directory, EntranceLimit, Gate, GateConfig, LimitConfig, UnknownLister};
 use sluse_actors::partition::config::ConfigCache;
 use sluse_actors::partition::{DevicePorts, DeviceStage, DeviceStageConfig};
 use sluse_actors::reload::Reloader;
 use sluse_actors::reload::reloader::DecoderSubscriber;
 use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
-use sluse_schema::port::{Assignment, CallersEpoch, Log, Mailer};
+use sluse_schema::port::{CallersEpoch, Log, Mailer, SenderFactory, SharedLimits};
 use tokio::task::JoinHandle;
 
+use crate::assigned::Assigned;
 use crate::callers::CallersSubscriber;
-use crate::config::{Config, Durability as ConfiguredDurability};
+use crate::config::{Config, Durability as ConfiguredDurability, SenderLimit};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::identity::Identities;
+use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
+use crate::login::{Kombit, LogInSettingsError, Oidc};
 use crate::mail::{NoMailer, SmtpMailer};
 use crate::metrics::Metrics;
 use crate::probe::Probes;
 use crate::readiness::NodeReadiness;
+use crate::redis::Redis;
+use crate::send::tls::Authorities;
 use crate::send::{EgressPolicy, Senders};
 use crate::shutdown::Shutdown;
 use crate::sigfox::SigfoxClient;
-use crate::source::{ChirpstackConfig, ChirpstackSource};
+use crate::source::{ChirpstackConfig, SessionOwner};
 use crate::store::Store;
 use crate::store::admin::PgAdminStore;
 
@@ -58,6 +64,8 @@ pub enum BuildError {
     #[error("log: {0}")]
     OpenLog(#[from] crate::log::OpenLogError),
     #[error("log: {0}")]
+    OpenKafka(#[from] crate::kafka_log::OpenKafkaError),
+    #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
     Decoder(#[from] crate::decoder::PoolError),
@@ -67,16 +75,18 @@ pub enum BuildError {
     Senders(#[from] crate::send::SendersError),
     #[error("ChirpStack: {0}")]
     Source(#[from] crate::source::SourceError),
+    #[error("log-in: {0}")]
+    LogIn(#[from] LogInSettingsError),
     #[error("SLUSE_SIGFOX_API_URL: {0}")]
     Sigfox(#[from] crate::sigfox::SigfoxSetUpError),
     #[error("mail: {0}")]
     Mail(#[from] crate::mail::MailSetupError),
+    #[error(transparent)]
+    Redis(#[from] crate::redis::RedisError),
     #[error("HTTP: {0}")]
     Http(#[from] sluse_http::StartError),
     #[error(transparent)]
     Store(#[from] sluse_schema::port::StoreError),
-    #[error("a thread of the pipeline ended while it was built")]
-    Arbiter,
     #[error("this program's own path is not known, so it cannot start decoder workers: {0}")]
     OwnPath(#[source] std::io::Error),
 }
@@ -85,10 +95,10 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct Pipeline {
     decoder: Arc<DecoderPool>,
-    log: Arc<EmbeddedLog>,
+    log: Arc<dyn Log>,
     targets: TargetStageHandle,
     devices: DeviceStage,
-    chirpstack: Option<ChirpstackSource>,
+    chirpstack: Option<Arc<SessionOwner>>,
     http: HttpServer,
     tasks: Vec<JoinHandle<()>>,
     /// Kept: dropping an arbiter's handle stops nothing, but its thread must be joined at the end.
@@ -105,7 +115,7 @@ pub async fn build(
     store: &Arc<Store>,
     metrics: &Metrics,
 ) -> Result<Pipeline, BuildError> {
-    let mut arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
+    let arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
 
     // ── receivers: how a delivery leaves ────────────────────────────────────────────────────────────────────────────
@@ -117,13 +127,13 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let log = EmbeddedLog::open(log_config(config))?;
+    let (log, leased_senders) = open_log(config, keys, &senders).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {
-        log: Arc::clone(&log) as Arc<dyn Log>,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
-        senders: Arc::clone(&senders) as _,
+        senders: leased_senders,
         decoder: Arc::clone(&decoder) as _,
         clock: Clock::system(),
     };
@@ -132,7 +142,7 @@ pub async fn build(
     // ── device stage: uplinks log ─► devices ─► deliveries log ──────────────────────────────────────────────────────
     let tail = Tail::default();
     let device_ports = DevicePorts {
-        log: Arc::clone(&log) as _,
+        log: Arc::clone(&log),
         store: Arc::clone(store) as _,
         decoder: Arc::clone(&decoder) as _,
         tail: Arc::clone(&tail.0),
@@ -140,17 +150,24 @@ pub async fn build(
     };
     let devices = DeviceStage::start(stage_config(config), &device_ports, &handles);
 
+    // ── Redis: what nodes share, if there is one ────────────────────────────────────────────────────────────────────
+    let redis = config.redis_url.as_ref().map(Redis::open).transpose()?;
+    let shared_limits = redis.as_ref().map(|redis| Arc::clone(redis) as Arc<dyn SharedLimits>);
+    let limit = config.sender_limit.map(|SenderLimit { interval, burst }| {
+        Arc::new(EntranceLimit::new(LimitConfig { interval, burst }, shared_limits.clone()))
+    });
+
     // ── the gate: who sent it, and is it durable ────────────────────────────────────────────────────────────────────
     let directory = Arc::new(Directory::new(NUM_SENDERS_CACHED_MAX));
     let strangers = UnknownLister::default();
     let gate = Gate::open(
-        Arc::clone(&log) as _,
+        Arc::clone(&log),
         Arc::clone(store) as _,
         Arc::clone(&directory),
         strangers.clone(),
         GateConfig::default(),
     );
-    let gate = Arc::new(gate.await?);
+    let gate = Arc::new(gate.await?.with_limit(limit.clone()));
 
     // ── mail: what people are written ───────────────────────────────────────────────────────────────────────────────
     let mailer: Arc<dyn Mailer> = match &config.mail {
@@ -167,29 +184,28 @@ pub async fn build(
         .with(Arc::new(DecoderSubscriber(Arc::clone(&decoder) as _)))
         .with(Arc::new(devices.clone()))
         .with(Arc::new(targets.clone()));
-    let mut tasks = vec![
-        tokio::spawn(reloader.run()),
-        tokio::spawn(strangers.run(Arc::clone(store) as _)),
-        tokio::spawn(follow_assignments(Arc::clone(&log) as _, devices.clone(), targets.clone())),
-    ];
-
     // ── sources: how an uplink gets in ──────────────────────────────────────────────────────────────────────────────
     let chirpstack = match &config.chirpstack.mqtt_url {
         None => None,
         Some(url) => {
-            let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", keys.node_id));
+            let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", store.cluster_id().await?));
             source.ca_file = config.chirpstack.ca_certificates.clone();
             source.receive_max = config.chirpstack.receive_maximum;
-            // With the gate behind it, a thread of its own: what reads, checks and acknowledges is a steady load that neither
-            // administration nor a busy partition is to wait for.
-            let (intake, gateways) = (Arc::clone(&gate), Arc::clone(store));
-            let arbiter = Arbiter::new();
-            let started =
-                on_arbiter(&arbiter, move || ChirpstackSource::start(source, intake as _, gateways as _)).await;
-            arbiters.push(arbiter);
-            Some(started.ok_or(BuildError::Arbiter)??)
+            Some(Arc::new(SessionOwner::new(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?))
         }
     };
+    let assigned = Assigned { session: chirpstack.clone(), devices: devices.clone(), targets: targets.clone() };
+    let mut tasks = vec![
+        tokio::spawn(reloader.run()),
+        tokio::spawn(strangers.run(Arc::clone(store) as _)),
+        tokio::spawn(assigned.follow(Arc::clone(&log))),
+        tokio::spawn(Arc::clone(store).keep_house()),
+    ];
+    tasks.extend(limit.map(|limit| tokio::spawn(limit.run())));
+    if let Some(redis) = &redis {
+        tasks.push(tokio::spawn(Arc::clone(redis).watch()));
+        tasks.push(tokio::spawn(Arc::clone(redis).join_tails(Arc::clone(&tail.0), keys.node_id.clone())));
+    }
     let render = {
         let metrics = metrics.clone();
         Arc::new(move || metrics.render())
@@ -201,55 +217,53 @@ pub async fn build(
             admin: Arc::new(PgAdminStore::new(store)),
             decoder: Arc::clone(&decoder) as _,
             tail: Arc::new(tail),
+            log_in: log_in_providers(config)?,
             identities: Arc::new(Identities::new(store)),
             sigfox: Arc::new(SigfoxClient::new(&config.sigfox_api_url)?),
             probe: Arc::new(Probes::new(store, &senders)),
             readiness: Arc::new(NodeReadiness::new(
                 Arc::clone(store),
-                Arc::clone(&log) as _,
-                chirpstack.as_ref().map(ChirpstackSource::health_cell),
+                Arc::clone(&log),
+                chirpstack.as_ref().map(|session| session.health()),
+                redis,
             )),
+            limits: shared_limits,
             mailer,
             callers,
             render_metrics: render,
         },
     )?;
-    tasks.push(tokio::spawn(Arc::clone(store).keep_house()));
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
 }
 
-/// Runs `start` on an arbiter's thread, so that the tasks it spawns live there; `None` when the arbiter is gone.
-async fn on_arbiter<T: Send + 'static>(arbiter: &Arbiter, start: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    let (tell, told) = tokio::sync::oneshot::channel();
-    arbiter.spawn_fn(move || {
-        // Nobody waits any more when the build was given up.
-        let _ = tell.send(start());
-    });
-    told.await.ok()
-}
-
-/// Hands partitions to the stages and takes them back, as the log says. Uplinks and deliveries partitions go together.
-async fn follow_assignments(log: Arc<dyn Log>, devices: DeviceStage, targets: TargetStageHandle) {
-    loop {
-        match log.next_assignment().await {
-            Assignment::Assigned(partitions) => {
-                if targets.assign(&partitions).await.and(devices.assign(&partitions).await).is_err() {
-                    tracing::error!(?partitions, "a stage is gone, these partitions are not worked on");
-                }
-            }
-            Assignment::Revoked { partitions, done } => {
-                let is_clean = devices.revoke(&partitions).await & targets.revoke(&partitions).await;
-                tracing::info!(?partitions, is_clean, "partitions given up");
-                drop(done);
-            }
-        }
-    }
+/// The embedded log, or Kafka; on Kafka, nothing is sent but under the lease on what this node owns.
+async fn open_log(
+    config: &Config,
+    keys: &Keys,
+    senders: &Arc<Senders>,
+) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
+    let Some(kafka) = kafka_config(config, keys) else {
+        return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
+    };
+    let log = KafkaLog::open(kafka).await?;
+    let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
+    Ok((log, senders))
 }
 
 impl Pipeline {
     /// Where the API listens.
     pub fn addresses(&self) -> &[std::net::SocketAddr] {
         &self.http.addrs
+    }
+
+    /// Where it listens for TLS.
+    pub fn tls_addresses(&self) -> &[std::net::SocketAddr] {
+        &self.http.tls_addrs
+    }
+
+    /// Reads the TLS listener's certificate and key again.
+    pub fn reload_certificates(&self) {
+        self.http.reload_certificates();
     }
 
     /// Adds this pipeline's phases to a stop, source to sink.
@@ -259,7 +273,7 @@ impl Pipeline {
         shutdown
             .phase("sources stop", SOURCES_STOP_WITHIN + Duration::from_secs(1), async move {
                 let is_clean = match chirpstack {
-                    Some(source) => source.stop(SOURCES_STOP_WITHIN).await,
+                    Some(session) => session.stop(SOURCES_STOP_WITHIN).await,
                     None => true,
                 };
                 is_clean.then_some(()).ok_or_else(|| "the broker sends what is unacknowledged again".to_owned())
@@ -292,6 +306,19 @@ impl Pipeline {
     }
 }
 
+/// Log-in providers as far as they are configured. The provider's own certificate may come from whom the targets' may.
+fn log_in_providers(config: &Config) -> Result<LogInProviders, LogInSettingsError> {
+    let mut providers = LogInProviders::default();
+    if let Some(settings) = &config.log_in.kombit {
+        providers.kombit = Some(Arc::new(Kombit::new(settings)?));
+    }
+    if let Some(settings) = &config.log_in.oidc {
+        let authorities = Authorities::load(config.target.ca_certificates.as_deref())?;
+        providers.oidc = Some(Arc::new(Oidc::new(settings.clone(), &authorities)?));
+    }
+    Ok(providers)
+}
+
 fn num_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -317,6 +344,17 @@ fn log_config(config: &Config) -> EmbeddedLogConfig {
     log
 }
 
+fn kafka_config(config: &Config, keys: &Keys) -> Option<KafkaLogConfig> {
+    let said = config.kafka.as_ref()?;
+    let mut kafka = KafkaLogConfig::new(&said.brokers, &keys.node_id, config.log.num_partitions);
+    kafka.properties = said.properties.clone();
+    kafka.prefix = said.prefix.clone();
+    kafka.replication = said.replication;
+    kafka.retention_ms = u64::try_from(config.log.retention.as_millis()).ok();
+    kafka.retention_bytes_max = Some(config.log.retention_bytes_max);
+    Some(kafka)
+}
+
 fn stage_config(config: &Config) -> DeviceStageConfig {
     let window = match config.device.window_age {
         Some(age) => WindowPolicy::Within(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
@@ -331,6 +369,7 @@ fn http_config(config: &Config, keys: &Keys) -> HttpConfig {
     http.frontend_base_url = config.http.frontend_base_url.clone();
     http.token_lifetime = config.http.token_lifetime;
     http.backend_base_url = config.http.backend_base_url.clone();
+    http.tls = config.http.tls.clone();
     http.mqtt_broker_hostname = config.mqtt_broker_hostname.clone();
     http.trusted_proxies = config.http.trusted_proxies.clone();
     http.num_workers = config.http.num_workers;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sluse_schema::port::{ChangeFeed, Log, Readiness};
 
-use crate::source::HealthCell;
+use crate::redis::Redis;
+use crate::source::SessionHealth;
 use crate::store::Store;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -17,13 +18,19 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 pub struct NodeReadiness {
     store: Arc<Store>,
     log: Arc<dyn Log>,
-    chirpstack: Option<HealthCell>,
+    chirpstack: Option<SessionHealth>,
+    redis: Option<Arc<Redis>>,
 }
 
 impl NodeReadiness {
-    /// Asks these. ChirpStack's broker only when there is one.
-    pub fn new(store: Arc<Store>, log: Arc<dyn Log>, chirpstack: Option<HealthCell>) -> Self {
-        Self { store, log, chirpstack }
+    /// Asks these. ChirpStack's broker and Redis only when there is one.
+    pub fn new(
+        store: Arc<Store>,
+        log: Arc<dyn Log>,
+        chirpstack: Option<SessionHealth>,
+        redis: Option<Arc<Redis>>,
+    ) -> Self {
+        Self { store, log, chirpstack, redis }
     }
 }
 
@@ -39,10 +46,18 @@ impl Readiness for NodeReadiness {
         let (database, log) = tokio::join!(database, log);
         let mut answers = vec![("database".to_owned(), database), ("log".to_owned(), log)];
         if let Some(source) = &self.chirpstack {
-            let health = source.get();
-            let answer = if health.is_connected { Ok(()) } else { Err(health.message) };
+            let answer = match source.get() {
+                Some(health) if !health.is_connected => Err(health.message),
+                // Connected, or another node's to hold.
+                _ => Ok(()),
+            };
             answers.push(("chirpstack_mqtt".to_owned(), answer));
         }
         answers
+    }
+
+    fn degraded(&self) -> Vec<(String, String)> {
+        let redis = self.redis.as_ref().and_then(|redis| redis.trouble());
+        redis.map(|trouble| ("redis".to_owned(), trouble)).into_iter().collect()
     }
 }

@@ -20,6 +20,7 @@ use sluse_schema::id::UserId;
 use sluse_schema::permission::{Principal, PrincipalKind};
 use sluse_schema::port::CallersEpoch;
 use sluse_schema::port::admin::{Account, AdminError, AdminStore};
+use sluse_schema::text::cut;
 
 use crate::config::HttpConfig;
 use crate::context::AppState;
@@ -41,6 +42,9 @@ pub struct Claims {
     pub is_kombit: bool,
     pub iat: i64,
     pub exp: i64,
+    /// Names the token in the change log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
     /// `app_user.token_version` at log-in.
     #[serde(default)]
     pub ver: i32,
@@ -50,6 +54,8 @@ pub struct Claims {
 #[derive(Clone, Debug)]
 pub struct Authenticated {
     pub principal: Arc<Principal>,
+    /// Which token or key it was, for the change log.
+    pub credential: String,
 }
 
 /// What the credentials of a request came to; handlers turn it into an answer, since public routes do not care.
@@ -72,6 +78,8 @@ enum CallerKey {
 #[derive(Clone, Debug)]
 struct Caller {
     principal: Arc<Principal>,
+    /// Of an API key: which one it is.
+    credential: String,
     /// Of a user: what a token must say.
     token_version: i32,
     is_active: bool,
@@ -126,6 +134,7 @@ impl Authenticator {
             iat: now.timestamp(),
             exp: now.timestamp().saturating_add(lifetime_s),
             ver: account.token_version,
+            jti: Some(uuid::Uuid::new_v4().simple().to_string()),
         };
         jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding).map_err(|error| {
             tracing::error!(%error, "a token could not be signed");
@@ -159,6 +168,21 @@ impl Authenticator {
         Authentication::Absent
     }
 
+    /// The same for a link that a browser follows, which carries its token in the query; the header wins.
+    ///
+    /// # Errors
+    /// 401 without a good token; 503 when that cannot be told.
+    pub async fn authenticate_by(
+        &self,
+        headers: &HeaderMap,
+        token: Option<&str>,
+        admin: &dyn AdminStore,
+    ) -> Result<Authenticated, ApiError> {
+        let token = bearer(headers).or(token).filter(|token| token.len() <= CREDENTIAL_BYTES_MAX);
+        let claims = token.and_then(|token| self.check(token)).ok_or_else(ApiError::unauthorized)?;
+        self.of_claims(&claims, admin).await
+    }
+
     async fn of_claims(&self, claims: &Claims, admin: &dyn AdminStore) -> Result<Authenticated, ApiError> {
         let now = Utc::now();
         let key = CallerKey::User(claims.sub);
@@ -175,6 +199,7 @@ impl Authenticator {
                 let principal = Principal::new(account.user, name, PrincipalKind::User, &account.grants);
                 let caller = Caller {
                     principal: Arc::new(principal),
+                    credential: String::new(),
                     token_version: account.token_version,
                     is_active: account.is_active,
                     expires_at: account.expires_at,
@@ -188,7 +213,12 @@ impl Authenticator {
         let is_good = caller.is_active
             && caller.token_version == claims.ver
             && caller.expires_at.is_none_or(|expires_at| now < expires_at);
-        if is_good { Ok(Authenticated { principal: caller.principal }) } else { Err(ApiError::unauthorized()) }
+        if !is_good {
+            return Err(ApiError::unauthorized());
+        }
+        let token = claims.jti.clone().unwrap_or_else(|| claims.iat.to_string());
+        let credential = format!("token {}", cut(&token, 64));
+        Ok(Authenticated { principal: caller.principal, credential })
     }
 
     async fn of_api_key(&self, api_key: &str, admin: &dyn AdminStore) -> Result<Authenticated, ApiError> {
@@ -210,6 +240,7 @@ impl Authenticator {
                         PrincipalKind::ApiKey,
                         &found.grants,
                     )),
+                    credential: format!("api-key {}", found.key),
                     token_version: 0,
                     is_active: true,
                     expires_at: found.expires_at,
@@ -223,7 +254,7 @@ impl Authenticator {
         if caller.expires_at.is_some_and(|expires_at| expires_at <= Utc::now()) {
             return Err(ApiError::new(actix_web::http::StatusCode::UNAUTHORIZED, code::API_KEY_EXPIRED));
         }
-        Ok(Authenticated { principal: caller.principal })
+        Ok(Authenticated { principal: caller.principal, credential: caller.credential })
     }
 
     fn cached(&self, key: &CallerKey) -> Option<Caller> {
@@ -254,6 +285,25 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     is_bearer.then(|| token.trim())
 }
 
+/// Parts of the API whose changes give nobody other rights: they leave what is kept of callers alone.
+const WITHOUT_RIGHTS: [&str; 9] = [
+    "iot-device",
+    "data-target",
+    "payload-decoder",
+    "test-payload-decoder",
+    "device-model",
+    "multicast",
+    "chirpstack",
+    "sigfox-group",
+    "sigfox-device-type",
+];
+
+fn may_change_rights(path: &str) -> bool {
+    let rest = path.strip_prefix("/api/v1/").unwrap_or(path);
+    let first = rest.split('/').next().unwrap_or_default();
+    !WITHOUT_RIGHTS.contains(&first) && first != "iot-device-payload-decoder-data-target-connection"
+}
+
 /// Middleware: resolves the caller before anything of the body is read, and after a change forgets what is kept of callers.
 pub async fn authenticate(
     request: ServiceRequest,
@@ -263,7 +313,9 @@ pub async fn authenticate(
         return Err(ApiError::internal().into());
     };
     let authentication = state.authenticator.authenticate(request.headers(), state.admin()).await;
-    let is_change = matches!(authentication, Authentication::Known(_)) && !request.method().is_safe();
+    let is_change = matches!(authentication, Authentication::Known(_))
+        && !request.method().is_safe()
+        && may_change_rights(request.path());
     request.extensions_mut().insert(authentication);
     let response = next.call(request).await;
     if is_change {

@@ -13,7 +13,7 @@ use sluse_schema::permission::{Principal, PrincipalKind, Role};
 use sluse_schema::policy::{Action, Permit, Resource, decide, require_role};
 use sluse_schema::port::admin::ChangedBy;
 
-use crate::authn::Authentication;
+use crate::authn::{Authenticated, Authentication};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::request_id::request_id;
@@ -24,6 +24,8 @@ pub trait Rule: 'static {
     const ROLE: Option<Role>;
     /// Whether an API key will do.
     const ACCEPTS_API_KEY: bool = true;
+    /// Whether a token will do.
+    const ACCEPTS_TOKEN: bool = true;
 }
 
 macro_rules! rules {
@@ -55,6 +57,30 @@ pub struct TokenOnly<R>(PhantomData<R>);
 impl<R: Rule> Rule for TokenOnly<R> {
     const ROLE: Option<Role> = R::ROLE;
     const ACCEPTS_API_KEY: bool = false;
+}
+
+/// The same, but a token will not do.
+#[derive(Debug)]
+pub struct KeyOnly<R>(PhantomData<R>);
+
+impl<R: Rule> Rule for KeyOnly<R> {
+    const ROLE: Option<Role> = R::ROLE;
+    const ACCEPTS_TOKEN: bool = false;
+}
+
+/// Who changes something with this request, for the change log.
+pub fn changed_by(request: &HttpRequest, known: &Authenticated) -> ChangedBy {
+    let remote_address = request
+        .app_data::<web::Data<AppState>>()
+        .and_then(|state| state.remote_address(request))
+        .map(|address| address.to_string());
+    ChangedBy {
+        user: known.principal.user,
+        kind: known.principal.kind,
+        credential: Some(known.credential.clone()),
+        remote_address,
+        request_id: request_id(request),
+    }
 }
 
 /// An authenticated caller who met the rule `R`.
@@ -89,19 +115,13 @@ impl<R: Rule> Caller<R> {
         if known.principal.kind == PrincipalKind::ApiKey && !R::ACCEPTS_API_KEY {
             return Err(ApiError::unauthorized());
         }
+        if known.principal.kind == PrincipalKind::User && !R::ACCEPTS_TOKEN {
+            return Err(ApiError::unauthorized());
+        }
         if let Some(role) = R::ROLE {
             require_role(&known.principal, role)?;
         }
-        let remote_address = request
-            .app_data::<web::Data<AppState>>()
-            .and_then(|state| state.remote_address(request))
-            .map(|address| address.to_string());
-        let changed_by = ChangedBy {
-            user: known.principal.user,
-            kind: known.principal.kind,
-            remote_address,
-            request_id: request_id(request),
-        };
+        let changed_by = changed_by(request, &known);
         Ok(Self { principal: known.principal, changed_by, rule: PhantomData })
     }
 }

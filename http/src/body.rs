@@ -23,6 +23,14 @@ enum Encoding {
 /// 413 by `Content-Length`; 415 for an encoding other than gzip; 400 for a length that is no number.
 pub fn check_head(headers: &HeaderMap, num_bytes_max: usize) -> Result<(), ApiError> {
     encoding(headers)?;
+    check_length(headers, num_bytes_max)
+}
+
+/// The part of [`check_head`] that holds for every request, whether anybody would read its body or not.
+///
+/// # Errors
+/// 413 by `Content-Length`; 400 for a length that is no number.
+pub fn check_length(headers: &HeaderMap, num_bytes_max: usize) -> Result<(), ApiError> {
     let Some(length) = headers.get(CONTENT_LENGTH) else { return Ok(()) };
     let length: u64 = length
         .to_str()

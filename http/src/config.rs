@@ -6,6 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sluse_schema::secret::Secret;
 
+use crate::tls::TlsListen;
+
 /// Largest body of an administrative request.
 pub const ADMIN_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Largest body of what a device sends, after decompression as well.
@@ -18,6 +20,8 @@ pub const PAGE_LIMIT_MAX: i64 = 1000;
 pub struct HttpConfig {
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// Where the API listens for TLS as well.
+    pub tls: Option<TlsListen>,
     /// Where `/metrics` is served instead of on `listen`.
     pub metrics_listen: Option<SocketAddr>,
     /// Origin of the web client: the only one that CORS allows.
@@ -43,6 +47,7 @@ impl HttpConfig {
     pub fn new(listen: SocketAddr, jwt_secret: Secret) -> Self {
         Self {
             listen,
+            tls: None,
             metrics_listen: None,
             frontend_base_url: "http://localhost:8081".to_owned(),
             backend_base_url: "http://localhost:3000".to_owned(),

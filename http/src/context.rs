@@ -10,14 +10,17 @@ use actix_web::dev::RequestHead;
 use actix_web::http::header::HeaderMap;
 use sluse_schema::port::admin::AdminStore;
 use sluse_schema::port::{
-    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SigfoxApi, TargetProbe,
+    CallersEpoch, Decoder, DeviceIdentities, Intake, LiveTail, Mailer, Readiness, SharedLimits, SigfoxApi, TargetProbe,
 };
 
 use crate::admin::live_tail::Watchers;
 use crate::admin::open_data::Shares;
 use crate::admin::test_decoder::TestBench;
+use crate::audit::FailureLimits;
 use crate::authn::Authenticator;
 use crate::config::HttpConfig;
+use crate::login::LogInProviders;
+use crate::login::attempt::Attempts;
 use crate::metrics::IngestMetrics;
 use crate::password::Passwords;
 use crate::throttle::LogInThrottle;
@@ -30,12 +33,15 @@ pub struct Ports {
     pub decoder: Arc<dyn Decoder>,
     pub tail: Arc<dyn LiveTail>,
     pub readiness: Arc<dyn Readiness>,
+    pub log_in: LogInProviders,
     pub identities: Arc<dyn DeviceIdentities>,
     pub sigfox: Arc<dyn SigfoxApi>,
     pub probe: Arc<dyn TargetProbe>,
     pub mailer: Arc<dyn Mailer>,
     /// Raised when a change was heard of after which callers have to be looked up again.
     pub callers: Arc<CallersEpoch>,
+    /// Limits over all nodes, where there are several.
+    pub limits: Option<Arc<dyn SharedLimits>>,
     /// The metrics page, in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
 }
@@ -52,8 +58,10 @@ pub struct AppState {
     pub ports: Ports,
     pub config: HttpConfig,
     pub authenticator: Authenticator,
+    pub attempts: Attempts,
     pub passwords: Passwords,
     pub throttle: LogInThrottle,
+    pub failure_limits: FailureLimits,
     pub ingest_metrics: IngestMetrics,
     pub test_bench: TestBench,
     pub watchers: Watchers,
@@ -66,8 +74,10 @@ impl AppState {
     pub fn new(config: HttpConfig, ports: Ports) -> Self {
         Self {
             authenticator: Authenticator::new(&config, Arc::clone(&ports.callers)),
+            attempts: Attempts::new(&config),
             passwords: Passwords::new(),
-            throttle: LogInThrottle::new(),
+            throttle: LogInThrottle::new(ports.limits.clone()),
+            failure_limits: FailureLimits::default(),
             ingest_metrics: IngestMetrics::new(),
             test_bench: TestBench::default(),
             watchers: Watchers::default(),

@@ -19,6 +19,8 @@ use sluse_schema::policy::Denied;
 use sluse_schema::port::StoreError;
 use sluse_schema::port::admin::AdminError;
 
+use crate::security;
+
 /// The reference's error codes, as far as they are used.
 pub mod code {
     macro_rules! codes {
@@ -63,6 +65,9 @@ pub mod code {
         SIGFOX_BAD_LOGIN = "SIGFOX-BAD-LOGIN";
         SIGFOX_ERROR = "SIGFOX-ERROR";
         USER_ALREADY_EXISTS = "USER-ALREADY-EXISTS";
+        USER_ALREADY_HAVE_MAIL = "USER-ALREADY-HAVE-MAIL";
+        USER_ALREADY_IN_PERMISSION = "USER-ALREADY-IN-PERMISSION";
+        USER_DOES_NOT_EXIST = "USER-DOES-NOT-EXIST";
     }
 }
 
@@ -137,6 +142,11 @@ impl ApiError {
         Self { is_from_parser: true, ..Self::not_found(format!("Cannot {method} {path}")) }
     }
 
+    /// 404 for what exists, but not here; says what would have to be set, also below `/auth`.
+    pub fn not_configured(what: &str) -> Self {
+        Self { is_from_parser: true, ..Self::not_found(format!("{what} is not configured")) }
+    }
+
     /// 413.
     pub fn too_large() -> Self {
         Self { is_from_parser: true, ..Self::bare(StatusCode::PAYLOAD_TOO_LARGE) }
@@ -202,7 +212,11 @@ impl ResponseError for ApiError {
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds));
         }
-        response.insert_header((CONTENT_TYPE, "application/json; charset=utf-8")).body(self.body.to_string())
+        let mut response =
+            response.insert_header((CONTENT_TYPE, "application/json; charset=utf-8")).body(self.body.to_string());
+        // Here, since some errors never pass the middleware that does it for the rest.
+        security::protect(response.headers_mut());
+        response
     }
 }
 

@@ -48,10 +48,12 @@ async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let dependencies: Map<String, Value> =
         checks.into_iter().map(|(name, result)| (name, result.map_or_else(Value::String, |()| json!("ok")))).collect();
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json::with_status(
-        status,
-        &json!({"ready": is_ready, "stopping": state.is_intake_stopped(), "dependencies": dependencies}),
-    )
+    let mut answer = json!({"ready": is_ready, "stopping": state.is_intake_stopped(), "dependencies": dependencies});
+    let degraded = state.ports.readiness.degraded();
+    if !degraded.is_empty() {
+        answer["degraded"] = degraded.into_iter().map(|(name, text)| (name, Value::String(text))).collect();
+    }
+    json::with_status(status, &answer)
 }
 
 /// The API's banner.

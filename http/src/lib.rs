@@ -5,6 +5,7 @@
 //! then one module per resource below [`admin`]. [`openapi`] says how a route is written.
 
 pub mod admin;
+pub mod audit;
 pub mod authn;
 pub mod authz;
 pub mod body;
@@ -15,15 +16,19 @@ pub mod error;
 pub mod health;
 pub mod ingest;
 pub mod json;
+pub mod login;
 pub mod metrics;
 pub mod openapi;
 pub mod page;
 pub mod password;
 pub mod request_id;
+pub mod security;
 pub mod server;
 pub mod throttle;
+pub mod tls;
 pub mod validate;
 
 pub use config::HttpConfig;
 pub use context::{AppState, Ports};
 pub use server::{HttpServer, StartError, start};
+pub use tls::TlsListen;

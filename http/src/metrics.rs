@@ -13,6 +13,8 @@ pub const REQUEST_SECONDS: &str = "sluse_http_request_seconds";
 pub const PANICS: &str = "sluse_http_panics_total";
 /// Log-ins, by outcome.
 pub const LOG_INS: &str = "sluse_http_log_ins_total";
+/// Lines of the change log about failures, by what became of them.
+pub const AUDIT_LINES: &str = "sluse_http_audit_lines_total";
 /// What devices sent over HTTP, by outcome.
 pub const ARRIVALS: &str = "sluse_ingest_http_arrivals_total";
 /// How long devices waited for their answer.
@@ -24,6 +26,11 @@ pub fn describe() {
     describe_histogram!(REQUEST_SECONDS, Unit::Seconds, "Time from an administrative request to its answer");
     describe_counter!(PANICS, Unit::Count, "Handlers that panicked; each is a bug to report");
     describe_counter!(LOG_INS, Unit::Count, "Log-ins, by outcome");
+    describe_counter!(
+        AUDIT_LINES,
+        Unit::Count,
+        "Lines of the change log about what failed: written, dropped for there were too many, failed"
+    );
     describe_counter!(ARRIVALS, Unit::Count, "What devices sent over HTTP, by outcome");
     describe_histogram!(
         ARRIVAL_SECONDS,
@@ -53,6 +60,11 @@ pub fn log_in(outcome: &'static str) {
     counter!(LOG_INS, "outcome" => outcome).increment(1);
 }
 
+/// Counts a line of the change log about something that failed.
+pub fn audit_line(outcome: &'static str) {
+    counter!(AUDIT_LINES, "outcome" => outcome).increment(1);
+}
+
 /// Handles for what happens once per uplink.
 pub struct IngestMetrics {
     pub accepted: Counter,
@@ -60,6 +72,7 @@ pub struct IngestMetrics {
     pub bad_request: Counter,
     pub too_large: Counter,
     pub later: Counter,
+    pub too_often: Counter,
     pub accepted_seconds: Histogram,
 }
 
@@ -79,6 +92,7 @@ impl IngestMetrics {
             bad_request: of("bad_request"),
             too_large: of("too_large"),
             later: of("later"),
+            too_often: of("too_often"),
             accepted_seconds: histogram!(ARRIVAL_SECONDS),
         }
     }

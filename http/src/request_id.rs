@@ -11,8 +11,11 @@ use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest};
 use futures_util::FutureExt;
 
+use crate::body;
+use crate::config::ADMIN_BODY_BYTES_MAX;
 use crate::error::ApiError;
 use crate::metrics;
+use crate::security;
 
 const HEADER: HeaderName = HeaderName::from_static("x-request-id");
 const NUM_CHARS_MAX: usize = 64;
@@ -39,7 +42,12 @@ pub async fn around(
     let id = given.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
     let (method, path) = (request.method().clone(), request.path().to_owned());
     request.extensions_mut().insert(RequestId(id.clone()));
-    let result = match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+    let too_large = body::check_length(request.headers(), ADMIN_BODY_BYTES_MAX).err();
+    let result = match too_large {
+        Some(error) => Ok(Err(error.into())),
+        None => AssertUnwindSafe(next.call(request)).catch_unwind().await,
+    };
+    let result = match result {
         Ok(result) => result,
         Err(_) => {
             tracing::error!(%method, path, request_id = id, "a handler panicked, the request was answered with 500");
@@ -59,15 +67,7 @@ pub async fn around(
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(HEADER, value);
     }
-    for (name, value) in [
-        ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
-        ("referrer-policy", "no-referrer"),
-        ("strict-transport-security", "max-age=63072000; includeSubDomains; preload"),
-        ("x-content-type-options", "nosniff"),
-        ("x-frame-options", "DENY"),
-    ] {
-        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-    }
+    security::protect(headers);
     Ok(response)
 }
 

@@ -17,7 +17,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use crate::config::HttpConfig;
 use crate::context::{AppState, Ports};
 use crate::error::{ApiError, ApiResult};
-use crate::{admin, authn, docs_page, health, ingest, metrics, request_id};
+use crate::tls::{Certificates, TlsError};
+use crate::{admin, audit, authn, docs_page, health, ingest, metrics, request_id};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 2048;
@@ -36,6 +37,9 @@ pub enum StartError {
         /// The system's reason.
         source: std::io::Error,
     },
+    /// Certificate or key of the TLS listener.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A running server.
@@ -45,6 +49,9 @@ pub struct HttpServer {
     pub addrs: Vec<SocketAddr>,
     /// Where the metrics page is when it has a listener of its own.
     pub metrics_addrs: Vec<SocketAddr>,
+    /// Where the API listens for TLS.
+    pub tls_addrs: Vec<SocketAddr>,
+    certificates: Option<Arc<Certificates>>,
     state: Arc<AppState>,
     handles: Vec<ServerHandle>,
 }
@@ -53,6 +60,13 @@ impl HttpServer {
     /// From now on devices get 503; everything else goes on.
     pub fn stop_intake(&self) {
         self.state.stop_intake();
+    }
+
+    /// Reads the TLS listener's certificate and key again.
+    pub fn reload_certificates(&self) {
+        if let Some(certificates) = &self.certificates {
+            certificates.reload_and_tell();
+        }
     }
 
     /// Stops listening and waits for requests in flight, at most until `deadline` is over; what is left is cut off. `true` when
@@ -110,7 +124,11 @@ fn cors(frontend_base_url: &str) -> Cors {
 pub fn start(config: HttpConfig, ports: Ports) -> Result<HttpServer, StartError> {
     metrics::describe();
     let state = Arc::new(AppState::new(config.clone(), ports));
-    let (addrs, handle) = start_main(&config, Arc::clone(&state))?;
+    let certificates = config.tls.as_ref().map(Certificates::load).transpose()?;
+    let (addrs, tls_addrs, handle) = start_main(&config, Arc::clone(&state), certificates.as_ref())?;
+    if let Some(certificates) = &certificates {
+        tokio::spawn(Arc::clone(certificates).watch());
+    }
     let mut handles = vec![handle];
     let mut metrics_addrs = Vec::new();
     if let Some(address) = config.metrics_listen {
@@ -125,10 +143,17 @@ pub fn start(config: HttpConfig, ports: Ports) -> Result<HttpServer, StartError>
             }
         }
     }
-    Ok(HttpServer { addrs, metrics_addrs, state, handles })
+    Ok(HttpServer { addrs, metrics_addrs, tls_addrs, certificates, state, handles })
 }
 
-fn start_main(config: &HttpConfig, state: Arc<AppState>) -> Result<(Vec<SocketAddr>, ServerHandle), StartError> {
+/// Plain addresses, TLS addresses, and how to stop it.
+type Started = (Vec<SocketAddr>, Vec<SocketAddr>, ServerHandle);
+
+fn start_main(
+    config: &HttpConfig,
+    state: Arc<AppState>,
+    certificates: Option<&Arc<Certificates>>,
+) -> Result<Started, StartError> {
     let has_metrics = config.metrics_listen.is_none();
     let frontend = config.frontend_base_url.clone();
     let data = web::Data::from(state);
@@ -139,6 +164,7 @@ fn start_main(config: &HttpConfig, state: Arc<AppState>) -> Result<(Vec<SocketAd
             .configure(|cfg| routes(has_metrics)(&mut ServiceConfig::new(cfg)))
             .service(
                 web::scope("/api/v1")
+                    .wrap(from_fn(audit::note_failures))
                     .wrap(from_fn(authn::authenticate))
                     .wrap(Compress::default())
                     .wrap(cors(&frontend))
@@ -157,12 +183,24 @@ fn start_main(config: &HttpConfig, state: Arc<AppState>) -> Result<(Vec<SocketAd
     if let Some(num_workers) = config.num_workers {
         server = server.workers(num_workers.max(1));
     }
-    let bound = server.bind(config.listen).map_err(|source| StartError::Bind { address: config.listen, source })?;
+    let failed = |address| move |source| StartError::Bind { address, source };
+    let bound = server.bind(config.listen).map_err(failed(config.listen))?;
     let addrs = bound.addrs();
+    let (bound, tls_addrs) = match (&config.tls, certificates) {
+        (Some(tls), Some(certificates)) => {
+            let both = bound
+                .tls_handshake_timeout(HEADERS_TIMEOUT)
+                .bind_rustls_0_23(tls.listen, certificates.server_config()?)
+                .map_err(failed(tls.listen))?;
+            let tls_addrs = both.addrs().split_off(addrs.len());
+            (both, tls_addrs)
+        }
+        _ => (bound, Vec::new()),
+    };
     let running = bound.run();
     let handle = running.handle();
     tokio::spawn(running);
-    Ok((addrs, handle))
+    Ok((addrs, tls_addrs, handle))
 }
 
 fn start_metrics(address: SocketAddr, state: Arc<AppState>) -> Result<(Vec<SocketAddr>, ServerHandle), StartError> {

@@ -1,17 +1,44 @@
-//! Throttling of log-ins, in memory: per address, and per account and address together, so that a stranger who guesses at an
-//! account does not lock its owner out. Limits: 60 at once and one per second per address; 10 at once and one per 6 s per account
-//! from one address.
+//! Throttling of log-ins: per address, and per account and address together, so that a stranger who guesses at an account does not
+//! lock its owner out. Limits: 60 at once and one per second per address; 10 at once and one per 6 s per account from one address.
+//!
+//! Counted in this process's memory always, and over all nodes where they share limits: the stricter of both holds. While the shared
+//! limits do not answer, this node throttles alone.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sluse_schema::port::{Bucket, SharedLimits};
 
 /// Every so many attempts the forgotten keys are cleared away.
 const SWEEP_EVERY: u32 = 1024;
+/// Longest account name that is told apart.
+const ACCOUNT_BYTES_MAX: usize = 128;
+
+/// A limit: one place comes back per interval, so many are there at once.
+#[derive(Clone, Copy, Debug)]
+struct Limit {
+    interval: Duration,
+    burst: u32,
+}
+
+const PER_ADDRESS: Limit = Limit { interval: Duration::from_secs(1), burst: 60 };
+const PER_ACCOUNT: Limit = Limit { interval: Duration::from_secs(6), burst: 10 };
+
+impl Limit {
+    fn quota(self) -> Quota {
+        let burst = NonZeroU32::new(self.burst).unwrap_or(NonZeroU32::MIN);
+        Quota::with_period(self.interval).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+    }
+
+    fn bucket(self, key: String) -> Bucket {
+        Bucket { key, interval: self.interval, burst: self.burst }
+    }
+}
 
 /// Counts attempts.
 #[derive(Debug)]
@@ -19,27 +46,17 @@ pub struct LogInThrottle {
     by_address: DefaultKeyedRateLimiter<Option<IpAddr>>,
     by_account: DefaultKeyedRateLimiter<(Option<IpAddr>, String)>,
     num_attempts: AtomicU32,
-}
-
-const fn burst(n: u32) -> NonZeroU32 {
-    match NonZeroU32::new(n) {
-        Some(n) => n,
-        None => NonZeroU32::MIN,
-    }
+    shared: Option<Arc<dyn SharedLimits>>,
 }
 
 impl LogInThrottle {
-    /// With the limits above.
-    pub fn new() -> Self {
-        let quota = |period_s, n| {
-            Quota::with_period(Duration::from_secs(period_s))
-                .unwrap_or(Quota::per_second(burst(1)))
-                .allow_burst(burst(n))
-        };
+    /// With the limits above, counted over all nodes where `shared` is given.
+    pub fn new(shared: Option<Arc<dyn SharedLimits>>) -> Self {
         Self {
-            by_address: RateLimiter::keyed(quota(1, 60)),
-            by_account: RateLimiter::keyed(quota(6, 10)),
+            by_address: RateLimiter::keyed(PER_ADDRESS.quota()),
+            by_account: RateLimiter::keyed(PER_ACCOUNT.quota()),
             num_attempts: AtomicU32::new(0),
+            shared,
         }
     }
 
@@ -47,36 +64,69 @@ impl LogInThrottle {
     ///
     /// # Errors
     /// The seconds to wait, when there were too many.
-    pub fn attempt(&self, address: Option<IpAddr>, account: &str) -> Result<(), u64> {
+    pub async fn attempt(&self, address: Option<IpAddr>, account: &str) -> Result<(), u64> {
+        let account = sluse_schema::text::cut(account, ACCOUNT_BYTES_MAX).to_lowercase();
+        let seconds = |wait: Duration| wait.as_secs() + 1;
+        self.attempt_here(address, &account).map_err(seconds)?;
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let from = address.map_or_else(|| "?".to_owned(), |a| a.to_string());
+        let buckets = [
+            PER_ADDRESS.bucket(format!("log-in from {from}")),
+            PER_ACCOUNT.bucket(format!("log-in from {from} as {account}")),
+        ];
+        shared.attempt(&buckets).await.unwrap_or(Ok(())).map_err(seconds)
+    }
+
+    fn attempt_here(&self, address: Option<IpAddr>, account: &str) -> Result<(), Duration> {
         if self.num_attempts.fetch_add(1, Ordering::Relaxed) % SWEEP_EVERY == SWEEP_EVERY - 1 {
             self.by_address.retain_recent();
             self.by_account.retain_recent();
         }
         let now = DefaultClock::default().now();
-        let seconds = |wait: Duration| wait.as_secs() + 1;
-        self.by_address.check_key(&address).map_err(|e| seconds(e.wait_time_from(now)))?;
-        let account = sluse_schema::text::cut(account, 128).to_lowercase();
-        self.by_account.check_key(&(address, account)).map_err(|e| seconds(e.wait_time_from(now)))
-    }
-}
-
-impl Default for LogInThrottle {
-    fn default() -> Self {
-        Self::new()
+        self.by_address.check_key(&address).map_err(|e| e.wait_time_from(now))?;
+        self.by_account.check_key(&(address, account.to_owned())).map_err(|e| e.wait_time_from(now))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use sluse_schema::port::Taken;
+
     use super::*;
 
-    #[test]
-    fn guessing_is_slowed_without_locking_the_owner_out_elsewhere() {
-        let throttle = LogInThrottle::new();
+    /// Other nodes that have used up everything.
+    #[derive(Debug)]
+    struct UsedUp;
+
+    #[async_trait]
+    impl SharedLimits for UsedUp {
+        async fn attempt(&self, buckets: &[Bucket]) -> Option<Result<(), Duration>> {
+            assert_eq!(buckets[1].key, "log-in from 192.0.2.1 as rita@example.org");
+            Some(Err(Duration::from_millis(2500)))
+        }
+
+        async fn add(&self, _: &[Taken]) -> Option<Vec<Duration>> {
+            None
+        }
+    }
+
+    #[actix_web::test]
+    async fn guessing_is_slowed_without_locking_the_owner_out_elsewhere() {
+        let throttle = LogInThrottle::new(None);
         let (guesser, owner) = (Some("192.0.2.1".parse().unwrap()), Some("192.0.2.2".parse().unwrap()));
-        let num_let_through = (0..40).filter(|_| throttle.attempt(guesser, "Rita@example.org").is_ok()).count();
+        let mut num_let_through = 0;
+        for _ in 0..40 {
+            num_let_through += u32::from(throttle.attempt(guesser, "Rita@example.org").await.is_ok());
+        }
         assert_eq!(num_let_through, 10);
-        assert!(throttle.attempt(guesser, "rita@example.org").is_err_and(|wait_s| wait_s >= 1));
-        assert!(throttle.attempt(owner, "rita@example.org").is_ok());
+        assert!(throttle.attempt(guesser, "rita@example.org").await.is_err_and(|wait_s| wait_s >= 1));
+        assert!(throttle.attempt(owner, "rita@example.org").await.is_ok());
+    }
+
+    #[actix_web::test]
+    async fn attempts_on_other_nodes_count() {
+        let throttle = LogInThrottle::new(Some(Arc::new(UsedUp)));
+        assert_eq!(throttle.attempt(Some("192.0.2.1".parse().unwrap()), "Rita@example.org").await, Err(3));
     }
 }

@@ -386,6 +386,25 @@ impl<'a> Form<'a> {
         Some(ids)
     }
 
+    /// Ids that must be there, one or more and each once; `null` among them is passed over.
+    pub fn distinct_ids(&mut self, name: &str) -> Vec<i64> {
+        let sent = self.get(name).and_then(Value::as_array);
+        let num_sent = sent.map_or(0, |items| items.iter().filter(|item| !item.is_null()).count());
+        if num_sent == 0 {
+            self.fail(name, "arrayNotEmpty", format!("{name} should not be empty"));
+        }
+        if sent.is_none() {
+            self.fail(name, "arrayUnique", format!("All {name}'s elements must be unique"));
+            return Vec::new();
+        }
+        let ids = self.ids_opt(name).unwrap_or_default();
+        let has_others = sent.into_iter().flatten().any(|item| !item.is_null() && as_int(item).is_none());
+        if ids.len() < num_sent && !has_others {
+            self.fail(name, "arrayUnique", format!("All {name}'s elements must be unique"));
+        }
+        ids
+    }
+
     /// Ids that must be there, possibly none.
     pub fn ids(&mut self, name: &str) -> Vec<i64> {
         if self.get(name).is_none() {
@@ -432,7 +451,8 @@ pub fn as_int(value: &Value) -> Option<i64> {
     })
 }
 
-fn parse_date(text: &str) -> Option<DateTime<Utc>> {
+/// An instant (RFC 3339) or a day.
+pub fn parse_date(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
         return Some(instant.with_timezone(&Utc));
     }
@@ -490,6 +510,25 @@ mod tests {
         assert_eq!(form.ids_opt("permissionIds"), Some(vec![1, 3]));
         assert_eq!(form.date_opt("startDate"), None);
         form.finish().unwrap();
+    }
+
+    #[test]
+    fn groups_are_given_once_each_and_one_at_least() {
+        let problems = |ids: Value| {
+            let body = json!({ "permissionIds": ids });
+            let mut form = Form::of(&body);
+            let ids = form.distinct_ids("permissionIds");
+            match form.finish() {
+                Ok(()) => Ok(ids),
+                Err(error) => Err(error.body()["message"][0]["constraints"].clone()),
+            }
+        };
+        assert_eq!(problems(json!([2, null, 1])), Ok(vec![1, 2]));
+        assert_eq!(problems(json!([])), Err(json!({"arrayNotEmpty": "permissionIds should not be empty"})));
+        assert_eq!(problems(json!([null])), Err(json!({"arrayNotEmpty": "permissionIds should not be empty"})));
+        assert_eq!(problems(json!([3, 3])), Err(json!({"arrayUnique": "All permissionIds's elements must be unique"})));
+        assert!(problems(json!("3")).is_err_and(|e| e.get("arrayUnique").is_some()));
+        assert!(problems(json!([1.5])).is_err_and(|e| e.get("isNumber").is_some()));
     }
 
     #[test]

@@ -233,6 +233,11 @@ impl AdminApi {
         Ok(())
     }
 
+    /// Asks a target to begin again with everything the log holds.
+    pub async fn rewind(&self, target: i64) -> anyhow::Result<()> {
+        self.call(Method::POST, &format!("/data-target/{target}/rewind"), Some(json!({"offset": 0}))).await.map(drop)
+    }
+
     /// How a target stands.
     pub async fn target_state(&self, target: i64) -> anyhow::Result<TargetState> {
         let answer = self.call(Method::GET, &format!("/data-target/{target}/state"), None).await?;

@@ -19,6 +19,9 @@ pub struct Cli {
     /// Number of devices, instead of the scenario's.
     #[arg(long)]
     pub devices: Option<u32>,
+    /// Makes everything in the scenario last so many times as long: load, phases of receivers, faults.
+    #[arg(long)]
+    pub stretch: Option<f64>,
     /// How long to send; without it (and without --json) a scenario that names no end runs until Ctrl-C.
     #[arg(long)]
     pub seconds: Option<f64>,
@@ -49,6 +52,10 @@ impl Cli {
     /// The scenario with what the command line says over it.
     pub fn scenario(&self) -> anyhow::Result<Scenario> {
         let mut scenario = Scenario::load(&self.scenario)?;
+        if let Some(factor) = self.stretch {
+            anyhow::ensure!(factor.is_finite() && factor > 0.0, "--stretch must be above 0");
+            scenario.stretch(factor);
+        }
         let load = &mut scenario.load;
         load.rate = self.rate.unwrap_or(load.rate);
         load.devices = self.devices.unwrap_or(load.devices);

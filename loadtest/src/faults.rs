@@ -4,9 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use tokio::task::block_in_place;
 use tokio::time::sleep;
 
+use crate::admin_api::AdminApi;
 use crate::clock::RunClock;
 use crate::recovery::RecoveryWatch;
 use crate::scenario::{Fault, Manner, Victim};
@@ -19,6 +21,10 @@ pub struct FaultPlayer {
     pub world: Arc<World>,
     pub clock: Arc<RunClock>,
     pub recovery: Arc<Mutex<RecoveryWatch>>,
+    /// Addresses of the API, and who asks.
+    pub login: (Vec<String>, String, String),
+    /// Ids of the targets.
+    pub targets: Vec<i64>,
     /// Ends the wait for faults that have not begun.
     pub stop: Arc<AtomicBool>,
 }
@@ -52,13 +58,38 @@ impl FaultPlayer {
         let world = &self.world;
         let server = match fault.whom {
             Victim::Engine => return self.break_engine(fault, away).await,
+            Victim::Target => return self.rewind(fault.number).await,
+            Victim::Clock => return world.step_clock(fault.step_s),
+            Victim::Disk => return self.fill_disk(away).await,
             Victim::Mosquitto => Some(&world.mosquitto),
             Victim::Postgres => world.postgres.as_ref(),
             Victim::Redis => world.redis.as_ref(),
-            Victim::Kafka => world.kafka.get(fault.number),
+            Victim::Kafka => return self.break_kafka(fault, away).await,
         };
         let server = server.context("the scenario breaks what this run does not have")?;
         break_server(&mut *server.lock().await, fault.manner, away).await
+    }
+
+    /// Kafka knows one way to go here: its brokers are killed. What a clean stop would do, it has to survive without.
+    async fn break_kafka(&self, fault: &Fault, away: Duration) -> anyhow::Result<()> {
+        let kafka = self.world.kafka.as_ref().context("the scenario breaks a Kafka that is not there")?;
+        let mut kafka = kafka.lock().await;
+        block_in_place(|| kafka.kill(fault.number));
+        sleep(away).await;
+        block_in_place(|| kafka.start_again(fault.number)).context("the broker does not start again")
+    }
+
+    async fn rewind(&self, number: usize) -> anyhow::Result<()> {
+        let target = *self.targets.get(number).context("the scenario rewinds a target that is not there")?;
+        let (bases, email, password) = &self.login;
+        AdminApi::log_in(bases, email, password).await?.rewind(target).await
+    }
+
+    async fn fill_disk(&self, away: Duration) -> anyhow::Result<()> {
+        let disk = self.world.disk.as_ref().context("the log has no disk of its own")?;
+        let ballast = disk.fill()?;
+        sleep(away).await;
+        std::fs::remove_file(&ballast).with_context(|| format!("cannot remove {}", ballast.display()))
     }
 
     async fn break_engine(&self, fault: &Fault, away: Duration) -> anyhow::Result<()> {
@@ -72,6 +103,7 @@ impl FaultPlayer {
             }
             Manner::Restart => engine.stop().await.context("a restart under load")?,
             Manner::Kill => engine.kill().await?,
+            Manner::Rewind | Manner::Step | Manner::Fill => bail!("that cannot be done to an engine"),
         }
         node.pid.store(0, Relaxed);
         sleep(away).await;
@@ -90,6 +122,7 @@ async fn break_server(server: &mut Server, manner: Manner, away: Duration) -> an
         }
         Manner::Restart => server.stop().await?,
         Manner::Kill => server.kill().await?,
+        Manner::Rewind | Manner::Step | Manner::Fill => bail!("that cannot be done to a server"),
     }
     sleep(away).await;
     server.start_again().await

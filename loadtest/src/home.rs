@@ -55,11 +55,16 @@ impl Login {
         if let Ok(password) = fs::read_to_string(&path) {
             return Ok(Self { email, password: password.trim().to_owned() });
         }
-        let letters = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
-        let mut rng = rand::rng();
-        let password: String = (0..16).map(|_| char::from(letters[rng.random_range(0..letters.len())])).collect();
+        let password = random_text(16);
         let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         writeln!(file, "{password}")?;
         Ok(Self { email, password })
     }
+}
+
+/// A password or a key of letters and digits that people can tell apart.
+fn random_text(num_chars: usize) -> String {
+    let letters = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    let mut rng = rand::rng();
+    (0..num_chars).map(|_| char::from(letters[rng.random_range(0..letters.len())])).collect()
 }

@@ -5,7 +5,7 @@
 //! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`] (with
 //! [`serve_http`]),
 //! [`oracle`] and [`verdict`] (the judgement), [`faults`] and [`recovery`] (what breaks, and for how long it shows), [`report`] and
-//! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`] and [`servers`] (what it all runs on).
+//! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`], [`servers`] and [`fake_world`] (what it all runs on).
 //!
 //! Exit code: 0 when every promise was kept, 1 when one was broken or the run could not be made.
 
@@ -17,10 +17,12 @@ mod clock;
 mod drive_http;
 mod drive_mqtt;
 mod engine_process;
+mod fake_world;
 mod faults;
 mod fleet;
 mod generator;
 mod home;
+mod kafka_process;
 mod meter;
 mod oracle;
 mod payloads;

@@ -295,6 +295,24 @@ impl Oracle {
         self.devices.iter().filter_map(oldest_of).min()
     }
 
+    /// Takes back what devices `0..num_devices` were told by a broker that was killed since: of which nobody has got anything, that
+    /// never reached the engine and is owed no more. What somebody has got stays owed to all. Gives how many there were.
+    pub fn take_back_unseen(&self, num_devices: u32) -> u64 {
+        let mut num_taken_back = 0;
+        for book in self.devices.iter().take(num_devices as usize) {
+            let mut book = lock(book);
+            let duties = book.duties;
+            for entry in book.open.iter_mut().filter(|e| e.is_accepted && e.settled == 0 && duties != 0) {
+                entry.is_accepted = false;
+                num_taken_back += 1;
+                for duty in bits(duties) {
+                    self.duties[duty].num_open.fetch_sub(1, Relaxed);
+                }
+            }
+        }
+        num_taken_back
+    }
+
     /// The first `num_max` obligations that are not met.
     pub fn missing(&self, num_max: usize) -> Vec<Missing> {
         let mut missing = Vec::new();
@@ -434,6 +452,15 @@ mod tests {
         oracle.accept(uplink);
         assert_eq!(oracle.missing(10), vec![Missing { uplink, duty: ARCHIVE }], "arrival before acceptance counts");
         assert_eq!(oracle.totals(), (1, 1));
+    }
+
+    #[test]
+    fn what_a_killed_broker_lost_is_owed_no_more_but_what_one_receiver_got_is_owed_to_all() {
+        let (oracle, uplinks) = oracle_with(3);
+        oracle.arrive(HUB, uplinks[1], 0);
+        assert_eq!(oracle.take_back_unseen(2), 2);
+        assert_eq!(oracle.missing(10), vec![Missing { uplink: uplinks[1], duty: ARCHIVE }]);
+        assert_eq!((oracle.figures(HUB).num_open, oracle.figures(ARCHIVE).num_open), (0, 1));
     }
 
     #[test]

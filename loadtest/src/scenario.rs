@@ -35,6 +35,28 @@ built_in![
     "one_device_hot",
     "restart",
     "kill",
+    "one_bad_record",
+    "down_target",
+    "failing_target",
+    "forbidden_target",
+    "rewound_target",
+    "postgres_kill",
+    "postgres_away",
+    "mosquitto_restart",
+    "mosquitto_kill",
+    "full_disk",
+    "clock_step",
+    "kafka",
+    "kafka_restart_node",
+    "kafka_kill_node",
+    "kafka_rolling_restart",
+    "kafka_kill_broker",
+    "kafka_kill_one_of_three",
+    "kafka_kill_redis",
+    "kafka_freeze_node",
+    "kafka_revoke_lagging",
+    "kafka_unauthorized_target",
+    "kafka_failing_record",
 ];
 
 /// A scenario as its file says it.
@@ -214,6 +236,9 @@ pub struct Fault {
     /// How long it stays away, seconds.
     #[serde(default)]
     pub away_s: f64,
+    /// How far the clock jumps, seconds; back when negative.
+    #[serde(default)]
+    pub step_s: i64,
 }
 
 /// How it breaks.
@@ -226,6 +251,12 @@ pub enum Manner {
     Kill,
     /// SIGSTOP, and SIGCONT when it comes back.
     Freeze,
+    /// A target is asked to begin again with everything the log holds.
+    Rewind,
+    /// The time of day jumps.
+    Step,
+    /// Not a byte is left on the log's disk until it is over.
+    Fill,
 }
 
 /// What breaks.
@@ -239,6 +270,12 @@ pub enum Victim {
     Postgres,
     Redis,
     Kafka,
+    /// A target, by its place in the file.
+    Target,
+    /// The engine's clock (libfaketime).
+    Clock,
+    /// The disk under the engine's log, a small one of its own (needs root).
+    Disk,
 }
 
 fn default_applications() -> Vec<String> {
@@ -336,11 +373,51 @@ impl Scenario {
         ensure!(self.nodes == 1 || self.log == LogKind::Kafka, "several nodes need log = \"kafka\"");
         ensure!(matches!(self.kafka_brokers, 1 | 3), "kafka_brokers must be 1 or 3");
         for fault in &self.faults {
+            let is_possible = fault.whom != Victim::Kafka || fault.manner == Manner::Kill;
+            ensure!(is_possible, "a Kafka broker can only be killed");
             ensure!(fault.number < self.num_of(fault.whom), "there is no {:?} {} to break", fault.whom, fault.number);
+            let fits = match fault.manner {
+                Manner::Rewind => fault.whom == Victim::Target,
+                Manner::Step => fault.whom == Victim::Clock,
+                Manner::Fill => fault.whom == Victim::Disk,
+                Manner::Restart | Manner::Kill | Manner::Freeze => {
+                    !matches!(fault.whom, Victim::Target | Victim::Clock | Victim::Disk)
+                }
+            };
+            ensure!(fits, "nobody can {} that", fault.name());
         }
         let num_duties: usize = self.targets.iter().map(|t| t.forms().len()).sum();
         ensure!(num_duties <= NUM_DUTIES_MAX, "{num_duties} duties, at most {NUM_DUTIES_MAX} fit");
         Ok(())
+    }
+
+    /// Whether something is done to this one.
+    pub fn breaks(&self, whom: Victim) -> bool {
+        self.faults.iter().any(|fault| fault.whom == whom)
+    }
+
+    /// Whether the broker loses what it had acknowledged: then only what the engine accepted is owed.
+    pub fn broker_may_lose(&self) -> bool {
+        self.faults.iter().any(|fault| fault.whom == Victim::Mosquitto && fault.manner == Manner::Kill)
+    }
+
+    /// Makes everything in it last so many times as long: load, phases, faults.
+    pub fn stretch(&mut self, factor: f64) {
+        let longer = |seconds: &mut f64| *seconds *= factor;
+        self.load.seconds.iter_mut().for_each(longer);
+        for burst in &mut self.load.bursts {
+            longer(&mut burst.from_s);
+            longer(&mut burst.until_s);
+        }
+        for phase in self.targets.iter_mut().flat_map(|t| &mut t.phases) {
+            longer(&mut phase.from_s);
+            phase.until_s.iter_mut().for_each(longer);
+        }
+        for fault in &mut self.faults {
+            longer(&mut fault.at_s);
+            longer(&mut fault.away_s);
+        }
+        longer(&mut self.drain_seconds);
     }
 
     /// Whether PostgreSQL runs beside the engine.
@@ -355,6 +432,8 @@ impl Scenario {
             Victim::Mosquitto => 1,
             Victim::Postgres => usize::from(self.has_database_server()),
             Victim::Redis => usize::from(self.redis),
+            Victim::Target => self.targets.len(),
+            Victim::Clock | Victim::Disk => 1,
             Victim::Kafka => {
                 if self.log == LogKind::Kafka {
                     self.kafka_brokers
@@ -443,11 +522,22 @@ mod tests {
             "[[target]]\nname='t'\napplication='nowhere'",
             "[[fault]]\nat_s=1\ndo='kill'\nwhom='redis'",
             "[[fault]]\nat_s=1\ndo='kill'\nnumber=1",
+            "[[fault]]\nat_s=1\ndo='kill'\nwhom='clock'",
+            "[[fault]]\nat_s=1\ndo='rewind'",
         ] {
             assert!(Scenario::parse(&format!("{good}{bad}\n")).is_err(), "{bad}");
         }
         assert!(Scenario::parse(&format!("nodes=2\n{good}")).is_err(), "the embedded log has one node");
         assert!(Scenario::parse(&format!("nodes=2\nlog='kafka'\n{good}")).is_ok());
+    }
+
+    #[test]
+    fn stretching_makes_everything_longer() {
+        let mut scenario = Scenario::load("postgres_away").unwrap();
+        let (seconds, fault) = (scenario.load.seconds.unwrap(), scenario.faults[0].clone());
+        scenario.stretch(6.0);
+        assert_eq!(scenario.load.seconds, Some(6.0 * seconds));
+        assert_eq!((scenario.faults[0].at_s, scenario.faults[0].away_s), (6.0 * fault.at_s, 6.0 * fault.away_s));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub struct TargetEnd {
     pub status: Option<TargetState>,
     /// Its deliveries need not settle within the run.
     pub is_dead: bool,
+    /// It was asked to begin again.
+    pub was_rewound: bool,
     /// Requests whose headers were not what the target is registered with.
     pub num_bad_headers: u64,
 }
@@ -63,7 +65,22 @@ impl TargetEnd {
                 c.accepted, c.offered_again, c.delivered, c.dead, c.expired, c.discarded, c.pending
             ));
         }
-        if c.delivered != f.num_first {
+        let mut fail = |count: u64, what: &str| {
+            if count > 0 {
+                failures.push(format!("{name}: {count} {what}"));
+            }
+        };
+        fail(c.expired, "deliveries fell out of the log");
+        fail(c.discarded, "deliveries were discarded");
+        if self.was_rewound {
+            fail(u64::from(c.offered_again == 0), "rewinds offered nothing again");
+            fail(c.offered_again.saturating_sub(f.num_repeated), "deliveries were offered again and did not come");
+        } else {
+            fail(c.offered_again, "deliveries were offered again and nobody asked for it");
+        }
+        // Where repeats may be, the engine counts one that the network sent again as a delivery of its own.
+        let num_delivered_max = f.num_first + if may_repeat { f.num_repeated } else { 0 };
+        if !(f.num_first..=num_delivered_max).contains(&c.delivered) {
             failures.push(format!(
                 "{name}: the engine counts {} delivered, the receiver took {}",
                 c.delivered, f.num_first
@@ -116,6 +133,7 @@ mod tests {
             figures: DutyFigures { num_first: 8, num_refused: 2, ..DutyFigures::default() },
             status: Some(state(counters)),
             is_dead: false,
+            was_rewound: false,
             num_bad_headers: 0,
         }
     }
@@ -129,11 +147,13 @@ mod tests {
     #[test]
     fn every_broken_promise_is_named() {
         type Breaks = fn(&mut TargetEnd);
-        let broken: [(&str, Breaks); 8] = [
+        let broken: [(&str, Breaks); 10] = [
             ("missing", |t| t.figures.num_open = 1),
             ("out of order", |t| t.figures.num_out_of_order = 1),
             ("nobody sent", |t| t.figures.num_unexpected = 1),
             ("twice", |t| t.figures.num_repeated = 1),
+            ("fell out", |t| t.status.as_mut().unwrap().counters.expired = 1),
+            ("nobody asked", |t| t.status.as_mut().unwrap().counters.offered_again = 1),
             ("conservation", |t| t.status.as_mut().unwrap().counters.accepted = 11),
             ("the receiver took", |t| t.figures.num_first = 7),
             ("the receiver refused", |t| t.figures.num_refused = 1),

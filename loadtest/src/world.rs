@@ -3,13 +3,17 @@
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use anyhow::Context as _;
 use tokio::sync::Mutex;
+use tokio::task::{block_in_place, spawn_blocking};
 
 use crate::cli::Cli;
 use crate::engine_process::{Engine, EngineOptions};
+use crate::fake_world::{FakeClock, RESERVE_BYTES, SmallDisk};
 use crate::home::{Files, Login, pick_port};
+use crate::kafka_process::Kafka;
 use crate::meter::Pids;
-use crate::scenario::Scenario;
+use crate::scenario::{LogKind, Scenario, Victim};
 use crate::servers::{self, Server, free_port};
 
 /// One engine, and its process for the meter.
@@ -28,8 +32,12 @@ pub struct World {
     pub mqtt_port: u16,
     pub postgres: Option<Mutex<Server>>,
     pub redis: Option<Mutex<Server>>,
-    pub kafka: Vec<Mutex<Server>>,
+    pub kafka: Option<Mutex<Kafka>>,
     pub nodes: Vec<Node>,
+    /// Where the scenario lets the clock jump.
+    pub clock: Option<FakeClock>,
+    /// Where the scenario fills the log's disk. Unmounted last.
+    pub disk: Option<SmallDisk>,
 }
 
 impl World {
@@ -51,13 +59,32 @@ impl World {
             redis = Some(Mutex::new(Server::start(servers::redis(&files.dir.join("redis"), port)?).await?));
             env.push(("REDIS_URL", format!("redis://127.0.0.1:{port}")));
         }
-        let kafka = Vec::new();
+        let mut kafka = None;
+        if scenario.log == LogKind::Kafka {
+            let (dir, num_brokers) = (files.dir.canonicalize()?, scenario.kafka_brokers);
+            let cluster =
+                spawn_blocking(move || Kafka::start(&dir, num_brokers)).await?.context("cannot start Kafka")?;
+            env.push(("KAFKA_BROKERS", cluster.bootstrap()));
+            // What all nodes share.
+            env.push(("SLUSE_SECRET_KEY", login.password.repeat(2)));
+            env.push(("SLUSE_JWT_SECRET", login.password.repeat(2)));
+            kafka = Some(Mutex::new(cluster));
+        }
+        let clock = scenario.breaks(Victim::Clock).then(|| FakeClock::new(&files.dir)).transpose()?;
+        if let Some(clock) = &clock {
+            env.extend(clock.env()?);
+        }
+        let mut disk = None;
+        if scenario.breaks(Victim::Disk) {
+            disk = Some(SmallDisk::mount(&files.dir.join("sluse/log"))?);
+            env.push(("SLUSE__LOG__FREE_BYTES_RESERVE", RESERVE_BYTES.to_string()));
+        }
         let mut nodes = Vec::new();
         for number in 0..scenario.nodes {
             let http_port = if number == 0 { pick_port(cli, cli.http_port)? } else { free_port()? };
             let name = if scenario.nodes == 1 { "sluse".to_owned() } else { format!("sluse-{number}") };
             let mut env = env.clone();
-            if scenario.nodes > 1 {
+            if scenario.log == LogKind::Kafka {
                 env.push(("SLUSE_NODE_ID", name.clone()));
             }
             let options = EngineOptions {
@@ -75,7 +102,12 @@ impl World {
             nodes.push(Node { engine: Mutex::new(engine), pid, http_port });
         }
         let mqtt_port = mosquitto.port();
-        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes })
+        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes, clock, disk })
+    }
+
+    /// The engines' time of day jumps.
+    pub fn step_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        self.clock.as_ref().context("the engines have the machine's clock")?.step(seconds)
     }
 
     /// Where the engines answer.
@@ -94,7 +126,7 @@ impl World {
         Pids {
             engines: self.nodes.iter().map(|node| node.pid.load(Relaxed)).filter(|pid| *pid != 0).collect(),
             broker: of(&self.mosquitto),
-            kafka: self.kafka.iter().filter_map(of).collect(),
+            kafka: self.kafka.iter().filter_map(|kafka| kafka.try_lock().ok()).flat_map(|kafka| kafka.pids()).collect(),
         }
     }
 
@@ -107,7 +139,7 @@ impl World {
             }
         }
         let servers = [Some(&self.mosquitto), self.postgres.as_ref(), self.redis.as_ref()].into_iter().flatten();
-        for server in servers.chain(&self.kafka) {
+        for server in servers {
             let mut server = server.lock().await;
             if let Some(status) = server.ended() {
                 ended.push(format!("{} ended by itself with {status}", server.name()));
@@ -125,10 +157,14 @@ impl World {
             }
         }
         let servers = [Some(&self.mosquitto), self.redis.as_ref(), self.postgres.as_ref()].into_iter().flatten();
-        for server in servers.chain(&self.kafka) {
+        for server in servers {
             if let Err(error) = server.lock().await.stop().await {
                 tracing::warn!(error = format!("{error:#}"), "a server did not end cleanly");
             }
+        }
+        if let Some(kafka) = &self.kafka {
+            let mut kafka = kafka.lock().await;
+            block_in_place(|| kafka.kill_all());
         }
         unclean
     }

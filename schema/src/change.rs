@@ -59,6 +59,30 @@ impl ChangedEntity {
         }
     }
 
+    /// The reference's name of it, in its audit line (`type`).
+    pub const fn reference_name(self) -> &'static str {
+        match self {
+            Self::Organization => "Organization",
+            Self::Application => "Application",
+            Self::Device => "IoTDevice",
+            Self::DeviceModel => "DeviceModel",
+            Self::Decoder => "PayloadDecoder",
+            Self::Target => "DataTarget",
+            Self::Connection => "IoTDevicePayloadDecoderDataTargetConnection",
+            Self::Permission => "Permission",
+            Self::User => "User",
+            Self::ApiKey => "ApiKey",
+            Self::SigfoxGroup => "SigFoxGroup",
+            Self::SigfoxDeviceType => "SigfoxDeviceType",
+            Self::TargetRequest => "DataTargetRequest",
+        }
+    }
+
+    /// The entity of this text, ours or the reference's.
+    pub fn of_any_name(text: &str) -> Option<Self> {
+        Self::of_str(text).or_else(|| Self::ALL.into_iter().find(|e| e.reference_name() == text))
+    }
+
     /// The entity of this text.
     pub fn of_str(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|e| e.as_str() == text)

@@ -62,6 +62,8 @@ pub enum PrincipalKind {
     ApiKey,
     /// Sluse itself: first start, the command line.
     System,
+    /// Nobody who proved who he is; only in the audit log.
+    Nobody,
 }
 
 impl PrincipalKind {
@@ -71,6 +73,7 @@ impl PrincipalKind {
             Self::User => "jwt",
             Self::ApiKey => "api-key",
             Self::System => "system",
+            Self::Nobody => "nobody",
         }
     }
 }

@@ -6,8 +6,11 @@
 //! | shared (decoders, gateways, names) | any role anywhere | global admin |
 //! | content of an organisation (decoders, models, lists of applications) | Read, AppAdmin, UserAdmin of it | AppAdmin of it |
 //! | users and groups of an organisation | UserAdmin of it | UserAdmin of it |
+//! | an organisation with the names of its groups | UserAdmin, Read of it | global admin |
+//! | an API key | UserAdmin of all organisations of its groups | the same |
 //! | gateways of an organisation | any role in it | GatewayAdmin of it |
 //! | an application and what belongs to it | Read, AppAdmin mapped to it, UserAdmin of its organisation | AppAdmin mapped to it |
+//! | a new account | nobody | UserAdmin of all organisations of its groups |
 //! | an account | UserAdmin of one of its organisations, or oneself | UserAdmin of all its organisations, never a global admin's |
 //! | oneself | oneself | oneself |
 //!
@@ -38,6 +41,15 @@ pub enum Resource {
     Organization(OrganizationId),
     /// Users, groups and API keys.
     OrganizationUsers(OrganizationId),
+    /// An organisation itself, with its groups' names.
+    OrganizationProfile(OrganizationId),
+    /// An API key.
+    ApiKey {
+        /// Organisations of its groups; none is no key of anybody's.
+        organizations: Vec<OrganizationId>,
+        /// Whether it has the group of global administrators.
+        is_global_admin: bool,
+    },
     /// Gateways.
     OrganizationGateways(OrganizationId),
     /// An application, its devices, targets and connections.
@@ -46,6 +58,13 @@ pub enum Resource {
         application: ApplicationId,
         /// The organisation it belongs to now.
         organization: OrganizationId,
+    },
+    /// An account that is not there yet.
+    NewAccount {
+        /// Organisations of the groups that it is to have.
+        organizations: Vec<OrganizationId>,
+        /// Whether it is to be a global administrator's.
+        is_global_admin: bool,
     },
     /// Somebody's account: name, e-mail, password, whether it is active.
     Account {
@@ -135,12 +154,21 @@ fn is_allowed(principal: &Principal, action: Action, resource: &Resource) -> boo
             || principal.application_admins.contains_key(o)
             || principal.user_admins.contains(o)
     };
+    let administers_all =
+        |organizations: &[OrganizationId]| organizations.iter().all(|o| principal.user_admins.contains(o));
     match (resource, action) {
         (Resource::Platform, _) | (Resource::Shared, Action::Write) => false,
         (Resource::Shared, Action::Read) => has_any_role(principal),
         (Resource::Organization(o), Action::Read) => sees_content(o),
         (Resource::Organization(o), Action::Write) => principal.application_admins.contains_key(o),
         (Resource::OrganizationUsers(o), _) => principal.user_admins.contains(o),
+        (Resource::OrganizationProfile(o), Action::Read) => {
+            principal.readers.contains_key(o) || principal.user_admins.contains(o)
+        }
+        (Resource::OrganizationProfile(_), Action::Write) | (Resource::NewAccount { .. }, Action::Read) => false,
+        (Resource::ApiKey { organizations, is_global_admin }, _) => {
+            !is_global_admin && !organizations.is_empty() && administers_all(organizations)
+        }
         (Resource::OrganizationGateways(o), Action::Read) => sees_content(o) || principal.gateway_admins.contains(o),
         (Resource::OrganizationGateways(o), Action::Write) => principal.gateway_admins.contains(o),
         (Resource::Application { application, organization }, action) => {
@@ -156,10 +184,11 @@ fn is_allowed(principal: &Principal, action: Action, resource: &Resource) -> boo
         (Resource::Account { user, organizations, .. }, Action::Read) => {
             *user == principal.user || organizations.iter().any(|o| principal.user_admins.contains(o))
         }
+        (Resource::NewAccount { organizations, is_global_admin }, Action::Write) => {
+            !is_global_admin && !principal.user_admins.is_empty() && administers_all(organizations)
+        }
         (Resource::Account { organizations, is_global_admin, .. }, Action::Write) => {
-            !is_global_admin
-                && !organizations.is_empty()
-                && organizations.iter().all(|o| principal.user_admins.contains(o))
+            !is_global_admin && !organizations.is_empty() && administers_all(organizations)
         }
         (Resource::Own(user), _) => *user == principal.user,
     }
@@ -222,6 +251,17 @@ mod tests {
                 (Resource::Account { user, organizations, .. }, Action::Read) => {
                     user == ME || organizations.into_iter().any(|o| has(o, U))
                 }
+                (Resource::OrganizationProfile(o), Action::Read) => has(o, R) || has(o, U),
+                (Resource::OrganizationProfile(_), Action::Write) | (Resource::NewAccount { .. }, Action::Read) => {
+                    false
+                }
+                (Resource::ApiKey { organizations, is_global_admin }, _) => {
+                    !is_global_admin && !organizations.is_empty() && organizations.into_iter().all(|o| has(o, U))
+                }
+                (Resource::NewAccount { organizations, is_global_admin }, Action::Write) => {
+                    let administers = grants.iter().any(|g| g.organization.is_some() && g.roles.contains(&U));
+                    !is_global_admin && administers && organizations.into_iter().all(|o| has(o, U))
+                }
                 (Resource::Account { organizations, is_global_admin, .. }, Action::Write) => {
                     !is_global_admin && !organizations.is_empty() && organizations.into_iter().all(|o| has(o, U))
                 }
@@ -252,6 +292,11 @@ mod tests {
                     is_global_admin
                 }
             ),
+            organization().prop_map(Resource::OrganizationProfile),
+            (proptest::collection::vec(organization(), 0..3), any::<bool>())
+                .prop_map(|(organizations, is_global_admin)| Resource::ApiKey { organizations, is_global_admin }),
+            (proptest::collection::vec(organization(), 0..3), any::<bool>())
+                .prop_map(|(organizations, is_global_admin)| Resource::NewAccount { organizations, is_global_admin }),
             (0i64..3).prop_map(|user| Resource::Own(UserId(user))),
         ]
     }

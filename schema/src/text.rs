@@ -19,6 +19,28 @@ pub fn printable(bytes: &[u8], num_bytes_max: usize) -> String {
     cut(&text, num_bytes_max).to_owned()
 }
 
+/// `text` with the user and password in every address in it masked: `mqtt://rita:hunter2@broker` is shown as
+/// `mqtt://********@broker`.
+pub fn without_user_info(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("://") {
+        let (head, tail) = rest.split_at(at + 3);
+        out.push_str(head);
+        let end = tail.find(|c: char| c.is_whitespace() || "/?#\"'<>,;)".contains(c)).unwrap_or(tail.len());
+        let authority = &tail[..end];
+        match authority.rfind('@') {
+            Some(at) => {
+                out.push_str("********");
+                rest = &tail[at..];
+            }
+            None => rest = tail,
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +55,20 @@ mod tests {
     #[test]
     fn printable_takes_out_what_a_database_refuses() {
         assert_eq!(printable(b"a\0b\xff", 16), "a\u{fffd}b\u{fffd}");
+    }
+
+    #[test]
+    fn passwords_in_addresses_are_masked() {
+        for (text, shown) in [
+            ("mqtt://rita:hunter2@broker:1883/x", "mqtt://********@broker:1883/x"),
+            (
+                "cannot reach http://a:b@c@host, or https://host/?mail=a@b",
+                "cannot reach http://********@host, or https://host/?mail=a@b",
+            ),
+            ("a@b.dk://", "a@b.dk://"),
+            ("no address", "no address"),
+        ] {
+            assert_eq!(without_user_info(text), shown);
+        }
     }
 }

@@ -19,13 +19,14 @@ use sluse_schema::id::DeviceKey;
 use sluse_schema::partition::{PartitionId, partition_of_device};
 use sluse_schema::port::{Accepted, Arrival, DeviceDirectory, Intake, Log, LogError, ReadLimit, RefusedArrival};
 use sluse_schema::record::{NewRecord, Offset, Topic};
-use sluse_schema::uplink::UplinkMeta;
+use sluse_schema::uplink::{SourceKind, UplinkMeta};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 
 use super::directory::{Directory, Known};
-use super::metrics::{ACCEPTED, APPEND_SECONDS, LOOKUPS, REFUSED};
+use super::limit::EntranceLimit;
+use super::metrics::{ACCEPTED, APPEND_SECONDS, LOOKUPS, OVER_LIMIT, REFUSED};
 use super::unknown::UnknownLister;
 use crate::clock::now_ms;
 
@@ -57,6 +58,8 @@ pub struct Gate {
     /// Taking turns at PostgreSQL, in order of arrival.
     lookup_turn: Mutex<()>,
     config: GateConfig,
+    /// How often one sender may be heard; `None`: as often as it likes.
+    limit: Option<Arc<EntranceLimit>>,
 }
 
 type Answer = Result<Accepted, RefusedArrival>;
@@ -88,7 +91,13 @@ impl Gate {
             newest_ms.push(AtomicI64::new(newest_in(log.as_ref(), partition).await?));
         }
         let newest_ms = newest_ms.into_boxed_slice();
-        Ok(Self { log, senders, directory, strangers, newest_ms, lookup_turn: Mutex::new(()), config })
+        Ok(Self { log, senders, directory, strangers, newest_ms, lookup_turn: Mutex::new(()), config, limit: None })
+    }
+
+    /// The same gate with a limit per sender.
+    #[must_use]
+    pub fn with_limit(self, limit: Option<Arc<EntranceLimit>>) -> Self {
+        Self { limit, ..self }
     }
 
     fn later(&self, reason: impl ToString) -> RefusedArrival {
@@ -212,6 +221,30 @@ impl Gate {
         appending
     }
 
+    /// The refusal of a sender that is heard too often, the same for the rest of a run once there was one.
+    ///
+    /// Only who sends by HTTP can be told to come again. A broker hands over in order: one event that is not acknowledged would hold
+    /// up every other device behind it. So what comes by MQTT is counted and taken in.
+    fn over_limit(
+        &self,
+        arrival: &Arrival,
+        limited: &mut HashMap<DeviceKey, RefusedArrival>,
+    ) -> Option<RefusedArrival> {
+        let (limit, sender) = (self.limit.as_ref()?, &arrival.sender);
+        if let Some(refused) = limited.get(sender) {
+            return Some(refused.clone());
+        }
+        let wait = limit.admit(sender).err()?;
+        counter!(OVER_LIMIT, "source" => arrival.source.as_str()).increment(1);
+        if arrival.source != SourceKind::Http {
+            return None;
+        }
+        let retry_after_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+        let refused = RefusedArrival::TooOften { retry_after_ms };
+        limited.insert(sender.clone(), refused.clone());
+        Some(refused)
+    }
+
     fn refuse_stranger(&self, arrival: &Arrival) -> RefusedArrival {
         self.strangers.heard(arrival.source, &arrival.sender, now_ms());
         RefusedArrival::UnknownSender
@@ -224,6 +257,7 @@ impl Gate {
                 Ok(_) => (ACCEPTED, *event),
                 Err(RefusedArrival::UnknownSender) => (REFUSED, "unknown_sender"),
                 Err(RefusedArrival::Later { .. }) => (REFUSED, "later"),
+                Err(RefusedArrival::TooOften { .. }) => (REFUSED, "too_often"),
             };
             *counts.entry((metric, source, detail)).or_default() += 1;
         }
@@ -263,12 +297,17 @@ impl Intake for Gate {
         let (mut known, mut unknown) = (Vec::new(), Vec::new());
         // A sender that is unknown once is unknown for this whole run: its later arrivals must not overtake its first.
         let mut waiting: HashSet<DeviceKey> = HashSet::new();
+        // Likewise for one that is heard too often: what comes after its first refusal must not overtake it.
+        let mut limited: HashMap<DeviceKey, RefusedArrival> = HashMap::new();
         for (place, arrival) in arrivals.into_iter().enumerate() {
             let cached =
                 if waiting.contains(&arrival.sender) { None } else { self.directory.get(&arrival.sender, now) };
             match cached {
-                Some(Known::Device(device)) => known.push((place, arrival, device)),
                 Some(Known::Stranger) => answers[place] = Some(Err(self.refuse_stranger(&arrival))),
+                _ if let Some(refused) = self.over_limit(&arrival, &mut limited) => {
+                    answers[place] = Some(Err(refused));
+                }
+                Some(Known::Device(device)) => known.push((place, arrival, device)),
                 None => {
                     waiting.insert(arrival.sender.clone());
                     unknown.push((place, arrival));

@@ -1,6 +1,7 @@
 //! The gate on in-memory ports: order, refusals, what is away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -11,7 +12,7 @@ use sluse_schema::record::Topic;
 use sluse_schema::testing::MemoryLog;
 use sluse_schema::uplink::{EventType, SourceKind, UplinkMeta};
 
-use super::{Directory, Gate, GateConfig, UnknownLister};
+use super::{Directory, EntranceLimit, Gate, GateConfig, LimitConfig, UnknownLister};
 use crate::testing::MemoryDeviceStore;
 
 struct Rig {
@@ -124,4 +125,19 @@ async fn received_at_goes_on_from_what_the_log_holds_and_never_back() {
     gate.accept(arrival(1, 2)).await.unwrap();
     let newest = rig.log.records(Topic::Uplinks, partition).last().map(|r| r.timestamp_ms);
     assert_eq!(newest, Some(future_ms));
+}
+
+#[tokio::test]
+async fn who_is_heard_too_often_is_told_so_by_http_and_taken_in_by_mqtt() {
+    let mut rig = rig().await;
+    let config = LimitConfig { interval: Duration::from_secs(3600), burst: 2 };
+    rig.gate = rig.gate.with_limit(Some(Arc::new(EntranceLimit::new(config, None))));
+    let by_http = |device, n| Arrival { source: SourceKind::Http, ..arrival(device, n) };
+    let answers = rig.gate.accept_all((0..4).map(|n| by_http(1, n)).collect()).await;
+    assert_eq!(answers.iter().filter(|a| a.is_ok()).count(), 2);
+    assert!(answers[2..].iter().all(|a| matches!(a, Err(RefusedArrival::TooOften { retry_after_ms: 1.. }))));
+    assert!(rig.gate.accept(by_http(2, 0)).await.is_ok(), "others are not concerned");
+    assert_eq!(rig.gate.accept(by_http(99, 0)).await, Err(RefusedArrival::UnknownSender));
+    assert!(rig.gate.accept_all((4..8).map(|n| arrival(1, n)).collect()).await.iter().all(Result::is_ok));
+    assert_eq!(rig.logged(1), [0, 1, 4, 5, 6, 7]);
 }

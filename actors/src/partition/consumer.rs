@@ -4,7 +4,6 @@
 //! Its life: take (epoch, positions) → replay `[S, P)` for state → live from P → drain or lose. It never restarts in place: when a
 //! fence refuses it, it stops as failed, and its supervisor makes a new one that takes the partition again.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use super::take::{BACKOFF, Taken, take};
 use crate::device::{DeviceContext, Mode, Outcome, Uplink, UplinkDone};
 use crate::persist::FailureLister;
 use crate::supervise::ExitGuard;
+use crate::table::{HashMap, HashSet};
 
 /// Records brought by one read at most; more would make one turn of the arbiter long.
 const NUM_READ_MAX: usize = 512;
@@ -97,13 +97,13 @@ impl PartitionConsumer {
             window: Window::new(Offset::ZERO, config.limits),
             replay_until: None,
             log_end: Offset::ZERO,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             num_incarnations: 0,
             to_activate: Vec::new(),
             is_activating: false,
-            stale: HashSet::new(),
+            stale: HashSet::default(),
             is_reloading: false,
-            dirty: HashSet::new(),
+            dirty: HashSet::default(),
             state_position: Offset::ZERO,
             is_flushing: false,
             flush_many_at: Instant::now(),

@@ -3,7 +3,6 @@
 //! A device that PostgreSQL, asked after its uplink came, does not know is gone; when PostgreSQL cannot be asked the device starts
 //! provisionally if its configuration is cached (its row is merged later), and otherwise the partition waits.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use actix::{Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, WrapFuture};
@@ -27,6 +26,7 @@ use crate::device::{
 };
 use crate::mailbox::{Mailbox, Refused, offer_to};
 use crate::supervise::{Exit, ExitGuard};
+use crate::table::HashSet;
 
 /// After this many panics over one uplink it is handed on undecoded instead: one record must not stop its device for ever.
 const NUM_PANICS_MAX: u32 = 3;
@@ -196,11 +196,13 @@ impl PartitionConsumer {
         let state = state.unwrap_or_else(|| DeviceState::new(device));
         let machine = DeviceMachine::new(state, Arc::clone(&self.shared.log), self.config.window);
         let done = Mailbox::of(&ctx.address(), "partition");
-        let (shared, num_open_max) = (Arc::clone(&self.shared), self.config.limits.num_open_max);
+        // After a panic the queue holds what came since the row was stored, which the window does not bound.
+        let num_waiting_max = self.config.limits.num_open_max + queue.len() + NUM_CONTROL_MESSAGES_MAX;
+        let shared = Arc::clone(&self.shared);
         let config_of_actor = Arc::clone(&config);
         // The capacity is set here and not in `started`: messages come before the actor runs for the first time.
         let addr = DeviceActor::create(move |ctx| {
-            ctx.set_mailbox_capacity(num_open_max + NUM_CONTROL_MESSAGES_MAX);
+            ctx.set_mailbox_capacity(num_waiting_max);
             DeviceActor::new(machine, config_of_actor, shared, done, guard)
         });
         let active = ActiveDevice {

@@ -2,7 +2,6 @@
 //!
 //! A device lives on the arbiter of its partition, which is a hash of its id: its messages never cross threads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use super::consumer::PartitionConsumer;
 use super::message::{Abandon, Changed, Drain, ReloadAll};
 use crate::mailbox::{Closed, deliver_to, offer_to};
 use crate::supervise::{Supervised, supervise};
+use crate::table::HashMap;
 
 /// The partitions of one arbiter.
 #[derive(Debug)]
@@ -34,6 +34,10 @@ struct Assign(Vec<PartitionId>);
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
 struct Release(Option<Vec<PartitionId>>);
+
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+struct Lose(PartitionId);
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -108,16 +112,31 @@ impl Handler<ReloadAll> for PartitionHost {
     }
 }
 
+impl Handler<Lose> for PartitionHost {
+    type Result = ();
+
+    fn handle(&mut self, Lose(partition): Lose, _: &mut Self::Context) {
+        if let Some(consumer) = self.consumers.remove(&partition) {
+            abandon(consumer);
+        }
+    }
+}
+
+/// Drops a partition with its devices, written or not.
+fn abandon(consumer: Supervised<PartitionConsumer>) {
+    let addr = consumer.addr();
+    consumer.release();
+    if let Some(addr) = addr {
+        let _ = offer_to(&addr, Abandon);
+    }
+}
+
 impl Handler<Stop> for PartitionHost {
     type Result = ();
 
     fn handle(&mut self, _: Stop, ctx: &mut Self::Context) {
         for (_, consumer) in self.consumers.drain() {
-            let addr = consumer.addr();
-            consumer.release();
-            if let Some(addr) = addr {
-                let _ = offer_to(&addr, Abandon);
-            }
+            abandon(consumer);
         }
         ctx.stop();
     }
@@ -138,7 +157,7 @@ impl DeviceStage {
             PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
                 config,
                 ports,
-                consumers: HashMap::new(),
+                consumers: HashMap::default(),
             })
         });
         Self { hosts: hosts.collect() }
@@ -160,6 +179,11 @@ impl DeviceStage {
     pub async fn revoke(&self, partitions: &[PartitionId]) -> bool {
         let released = partitions.iter().map(|p| deliver_to(self.host_of(*p), Release(Some(vec![*p]))));
         join_all(released).await.into_iter().all(|is_clean| is_clean.unwrap_or(false))
+    }
+
+    /// Drops these partitions at once: they are somebody else's, and nothing may be written for them.
+    pub async fn lose(&self, partitions: &[PartitionId]) {
+        join_all(partitions.iter().map(|p| deliver_to(self.host_of(*p), Lose(*p)))).await;
     }
 
     /// Tells all partitions what administration changed.

@@ -54,10 +54,20 @@ enum TakeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Taken away while this node slept or was told so late: whoever has it must not be fenced.
+    #[error("it is not assigned to this node any more")]
+    NotOurs,
+}
+
+async fn check_ours(log: &dyn Log, partition: PartitionId) -> Result<(), TakeError> {
+    if log.is_assigned(partition).await? { Ok(()) } else { Err(TakeError::NotOurs) }
 }
 
 async fn try_take(log: &dyn Log, store: &dyn DeviceStore, partition: PartitionId) -> Result<Taken, TakeError> {
+    check_ours(log, partition).await?;
     let (epoch, stored) = store.take_partition(partition).await?;
+    // A raise that came after another node's would fence it: only who is assigned after the raise goes on, the other raises again.
+    check_ours(log, partition).await?;
     let (start, _) = log.bounds(Topic::Uplinks, partition).await?;
     let state = match stored {
         None => start,

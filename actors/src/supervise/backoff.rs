@@ -21,8 +21,16 @@ impl Backoff {
 
     /// [`Backoff::delay`] with this thread's random numbers.
     pub fn random_delay(&self, num_failures: u32) -> Duration {
-        self.delay(num_failures, rand::random_range(0.0..1.0))
+        self.delay(num_failures, uniform())
     }
+}
+
+fn uniform() -> f64 {
+    #[cfg(any(test, feature = "testing"))]
+    if let Some(uniform) = crate::testing::seeded::uniform() {
+        return uniform;
+    }
+    rand::random_range(0.0..1.0)
 }
 
 /// At most `num_max` restarts within `period` are normal; more is an alarm.

@@ -5,7 +5,6 @@
 //! When the actor ends, its tries are dropped. One that panics is made anew from the cursor that was collected last; what it sent
 //! since is sent again under the same key.
 
-use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -36,6 +35,7 @@ use super::metrics::TargetMeters;
 use super::requests::Requests;
 use crate::mailbox::deliver_to;
 use crate::supervise::ExitGuard;
+use crate::table::HashMap;
 
 /// Outcomes that may wait for the actor; a try that ended waits for room, so nothing is lost.
 const NUM_OUTCOMES_WAITING_MAX: usize = 256;

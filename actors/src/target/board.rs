@@ -3,7 +3,6 @@
 //! Nothing here is awaited while it is borrowed; every borrow ends within the statement that takes it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 
 use actix::Addr;
 use sluse_schema::id::TargetId;
@@ -20,6 +19,7 @@ use super::sweep::Sweep;
 use super::writer::CursorWriter;
 use crate::mailbox::offer_to;
 use crate::supervise::Supervised;
+use crate::table::HashMap;
 
 /// The shared part of one partition.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl Board {
             consumer: RefCell::new(None),
             sweep: RefCell::new(None),
             writer: RefCell::new(None),
-            targets: RefCell::new(HashMap::new()),
+            targets: RefCell::new(HashMap::default()),
             dirty: RefCell::new(Vec::new()),
             num_outcomes: Cell::new(0),
             is_store_blocked: Cell::new(false),

@@ -5,7 +5,6 @@
 //! Everything here happens in turn: a batch is offered to all its targets, their answers come, then the position moves, and only
 //! then a switch is answered. So the offset that a switch is answered with covers exactly what was offered before.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +22,7 @@ use super::message::{Evict, Fed, FoundUnknown, NextOffset, Offer, Stop, StopRead
 use super::metrics::{CONSUMED, EVICTIONS};
 use crate::mailbox::deliver_to;
 use crate::supervise::ExitGuard;
+use crate::table::HashMap;
 
 /// How long a wait for new records may take before the log is looked at anyway.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -54,7 +54,7 @@ impl DeliveriesConsumer {
     /// A consumer that reads from `next` on, with no target live yet.
     pub(super) fn launch(board: &Rc<Board>, next: Offset, guard: ExitGuard) -> Addr<Self> {
         let board = Rc::clone(board);
-        Self { board, next, live: HashMap::new(), is_stopped: false, _guard: guard }.start()
+        Self { board, next, live: HashMap::default(), is_stopped: false, _guard: guard }.start()
     }
 
     fn read(&self, ctx: &mut Context<Self>) {
@@ -93,7 +93,7 @@ impl DeliveriesConsumer {
     fn offer(&mut self, batch: ReadBatch, ctx: &mut Context<Self>) {
         counter!(CONSUMED).increment(batch.records.len() as u64);
         let next = batch.next;
-        let mut by_target: HashMap<TargetId, Vec<Record>> = HashMap::new();
+        let mut by_target: HashMap<TargetId, Vec<Record>> = HashMap::default();
         let mut unknown: Vec<(TargetId, Offset)> = Vec::new();
         for record in batch.records {
             let target = TargetId(record.key);

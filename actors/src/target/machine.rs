@@ -6,7 +6,6 @@
 //! Limits: see [`Bounds`]. After every step all that can go on has been started, and [`TargetMachine::next_wake_at_ms`] says
 //! when time alone changes something.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,6 +24,7 @@ use super::limiter::Limiter;
 use super::order::Lanes;
 use super::rate::RateLimit;
 use super::retry::RetryState;
+use crate::table::HashMap;
 
 /// Where a delivery in memory came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +116,8 @@ impl TargetMachine {
             lanes: Lanes::default(),
             num_bytes: 0,
             num_replaying: 0,
-            retries: HashMap::new(),
-            flights: HashMap::new(),
+            retries: HashMap::default(),
+            flights: HashMap::default(),
             next_id: first_id,
             breaker: Breaker::default(),
             limiter: Limiter::new(1),

@@ -6,7 +6,6 @@
 //! A target that records name but nobody knows gets a cursor at once and waits; it is gone only when the database, read after the
 //! record came, has no row of it.
 
-use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +37,7 @@ use super::takeover::{Taken, row_at, take};
 use super::writer::CursorWriter;
 use crate::mailbox::{deliver_to, offer_to};
 use crate::supervise::{Backoff, Exit, ExitGuard, supervise};
+use crate::table::{HashMap, HashSet};
 
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
 /// After the database was away while something was to be loaded.
@@ -178,7 +178,7 @@ impl TargetPartition {
 
     fn hand_out(&self, requests: Vec<TargetRequest>) {
         let Some(board) = &self.board else { return };
-        let mut by_target: HashMap<TargetId, Vec<TargetRequest>> = HashMap::new();
+        let mut by_target: HashMap<TargetId, Vec<TargetRequest>> = HashMap::default();
         for request in requests {
             by_target.entry(request.target).or_default().push(request);
         }

@@ -5,7 +5,7 @@
 //! Limits: 64 dead letters of a replay in memory at once; the ids of 1 000 requests that are done are remembered, since a list
 //! that was read before they were written still names them.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use super::actor::TargetActor;
 use super::input::Input;
+use crate::table::HashSet;
 
 const NUM_LETTERS_LOADED_MAX: usize = 64;
 const NUM_DONE_REMEMBERED: usize = 1_000;
@@ -87,7 +88,7 @@ impl TargetActor {
             match request.kind {
                 TargetRequestKind::Replay(ids) => {
                     let replay =
-                        Replay { request: request.id, ids: ids.into(), open: HashSet::new(), is_loading: false };
+                        Replay { request: request.id, ids: ids.into(), open: HashSet::default(), is_loading: false };
                     self.requests.replay = Some(replay);
                     self.replay_on(ctx);
                 }

@@ -3,7 +3,6 @@
 //! A target lives on the arbiter of its partition, which is a hash of its id, with the consumer that feeds it and the writer that
 //! stores its cursor: their messages never cross threads.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +20,7 @@ use super::message::{Changed, DrainPartition, FullScan, Statuses, Stop};
 use super::partition::TargetPartition;
 use crate::mailbox::{Closed, deliver_to, offer_to};
 use crate::supervise::{Supervised, supervise};
+use crate::table::HashMap;
 
 /// The partitions of one arbiter.
 #[derive(Debug)]
@@ -41,6 +41,10 @@ struct Release {
     partition: Option<PartitionId>,
     deadline: Instant,
 }
+
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "()")]
+struct Lose(PartitionId);
 
 /// Drop everything as a crash does; for tests of restarts.
 #[derive(Clone, Copy, Debug, Message)]
@@ -101,16 +105,31 @@ impl Handler<Release> for PartitionHost {
     }
 }
 
+impl Handler<Lose> for PartitionHost {
+    type Result = ();
+
+    fn handle(&mut self, Lose(partition): Lose, _: &mut Self::Context) {
+        if let Some(supervised) = self.partitions.remove(&partition) {
+            abandon(supervised);
+        }
+    }
+}
+
+/// Drops a partition with its targets, written or not.
+fn abandon(supervised: Supervised<TargetPartition>) {
+    let addr = supervised.addr();
+    supervised.release();
+    if let Some(addr) = addr {
+        let _ = offer_to(&addr, Stop);
+    }
+}
+
 impl Handler<Abandon> for PartitionHost {
     type Result = ();
 
     fn handle(&mut self, _: Abandon, _: &mut Self::Context) {
         for (_, supervised) in self.partitions.drain() {
-            let addr = supervised.addr();
-            supervised.release();
-            if let Some(addr) = addr {
-                let _ = offer_to(&addr, Stop);
-            }
+            abandon(supervised);
         }
     }
 }
@@ -171,7 +190,7 @@ impl TargetStage {
             PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
                 config,
                 ports,
-                partitions: HashMap::new(),
+                partitions: HashMap::default(),
             })
         });
         TargetStageHandle { hosts: hosts.collect(), revoke_within: config.revoke_within }
@@ -208,6 +227,11 @@ impl TargetStageHandle {
             .iter()
             .map(|partition| deliver_to(self.host_of(*partition), Release { partition: Some(*partition), deadline }));
         join_all(released).await.into_iter().all(|is_clean| is_clean.unwrap_or(false))
+    }
+
+    /// Drops these partitions at once: they are somebody else's, and nothing may be written for them.
+    pub async fn lose(&self, partitions: &[PartitionId]) {
+        join_all(partitions.iter().map(|partition| deliver_to(self.host_of(*partition), Lose(*partition)))).await;
     }
 
     /// Tells all partitions what administration changed.

@@ -1,7 +1,6 @@
 //! Taking a deliveries partition: raise the epoch, load cursors and configurations, and find out what stored positions mean in the
 //! log that is open now. What fell out of the log meanwhile is counted expired, and said.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use sluse_schema::id::TargetId;
@@ -13,6 +12,7 @@ use tracing::{error, warn};
 
 use super::config::{TargetPorts, TargetStageConfig};
 use super::cursor::Cursor;
+use crate::table::HashMap;
 
 /// Why a partition could not be taken now.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,9 @@ pub(super) enum TakeError {
     Store(#[from] StoreError),
     #[error(transparent)]
     Log(#[from] LogError),
+    /// Taken away while this node slept or was told so late: whoever has it must not be fenced.
+    #[error("it is not assigned to this node any more")]
+    NotOurs,
 }
 
 /// A partition that is ours.
@@ -41,7 +44,10 @@ pub(super) async fn take(
     config: &TargetStageConfig,
     partition: PartitionId,
 ) -> Result<Taken, TakeError> {
+    check_ours(ports, partition).await?;
     let (epoch, stored) = ports.store.take_partition(partition).await?;
+    // A raise that came after another node's would fence it: only who is assigned after the raise goes on, the other raises again.
+    check_ours(ports, partition).await?;
     let rows = ports.store.load_cursors(partition).await?;
     let configs = ports.store.load_targets(partition, None).await?;
     let requests = ports.store.load_requests(partition).await?;
@@ -70,6 +76,10 @@ pub(super) async fn take(
     }
     let configs = configs.into_iter().map(|config| (config.target, config)).collect();
     Ok(Taken { epoch, next, cursors, configs, requests })
+}
+
+async fn check_ours(ports: &TargetPorts, partition: PartitionId) -> Result<(), TakeError> {
+    if ports.log.is_assigned(partition).await? { Ok(()) } else { Err(TakeError::NotOurs) }
 }
 
 struct Resolving<'a> {

@@ -8,7 +8,6 @@
 //! one after the other, up to a bound; beyond it targets end nothing more (I4). A write that another owner's epoch refuses ends the
 //! partition here.
 
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,6 +28,7 @@ use super::message::{Collect, FlushNow, FlushSoon, Known, NextOffset, PartFailed
 use super::metrics::{FLUSH_SECONDS, FLUSHES, LOADED, PartitionTotals};
 use crate::mailbox::deliver_to;
 use crate::supervise::{Backoff, ExitGuard};
+use crate::table::HashMap;
 
 const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), max: Duration::from_secs(10) };
 /// Lines for people that are kept while the database is away; later ones are dropped.

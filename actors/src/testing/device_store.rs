@@ -1,9 +1,10 @@
 //! Devices and their state in memory, with the fences of the real store (I8).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::table::HashMap;
 use async_trait::async_trait;
 use sluse_schema::device::{DecoderScript, DeviceConfig, DeviceRef, DeviceState, Route};
 use sluse_schema::id::{ApplicationId, DecoderId, DevEui, DeviceId, DeviceKey, OrganizationId, TargetId};
@@ -59,7 +60,7 @@ impl MemoryDeviceStore {
             application: ApplicationId(1),
             organization: OrganizationId(1),
             name: format!("device {device}"),
-            metadata: "{}".into(),
+            metadata: device.to_string().into(),
             routes: routes.collect(),
         };
         self.inner().configs.insert(device, Arc::new(config));
@@ -80,6 +81,11 @@ impl MemoryDeviceStore {
     /// Somebody else takes a partition.
     pub fn raise_epoch(&self, partition: PartitionId) {
         self.inner().partitions.entry(partition).or_default().0 += 1;
+    }
+
+    /// The epoch of a partition.
+    pub fn epoch(&self, partition: PartitionId) -> i64 {
+        self.inner().partitions.get(&partition).map_or(0, |p| p.0)
     }
 
     /// The stored row of a device.

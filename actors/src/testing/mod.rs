@@ -2,10 +2,12 @@
 
 pub mod decoder;
 pub mod device_store;
+pub mod seeded;
 pub mod sender;
 pub mod target_store;
 
 pub use decoder::FnDecoder;
 pub use device_store::MemoryDeviceStore;
+pub use seeded::SeededThread;
 pub use sender::{Arrived, Reply, ScriptedSenders};
 pub use target_store::MemoryTargetStore;

@@ -1,9 +1,10 @@
 //! Targets in memory: configuration, cursors, dead letters and requests, written as the database does: all of a flush or nothing,
 //! under the partition's epoch. Tests switch it off and look inside.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::table::HashMap;
 use async_trait::async_trait;
 use sluse_schema::delivery::DeadLetter;
 use sluse_schema::device::DecoderScript;
@@ -26,6 +27,7 @@ struct Inner {
     next_id: i64,
     is_unavailable: bool,
     num_stored: usize,
+    letters_made: HashMap<TargetId, u64>,
 }
 
 /// The in-memory [`TargetStore`].
@@ -112,6 +114,16 @@ impl MemoryTargetStore {
         of_target.map(|(id, letter)| (DeadLetterId(*id), letter.clone())).collect()
     }
 
+    /// Dead letters that were ever written for a target.
+    pub fn num_letters_made(&self, target: TargetId) -> u64 {
+        self.lock().letters_made.get(&target).copied().unwrap_or(0)
+    }
+
+    /// The epoch of a partition.
+    pub fn epoch(&self, partition: PartitionId) -> i64 {
+        self.lock().epochs.get(&partition).map_or(0, |row| row.0)
+    }
+
     /// Requests that are not done.
     pub fn requests(&self) -> Vec<TargetRequest> {
         self.lock().requests.values().cloned().collect()
@@ -177,10 +189,16 @@ impl TargetStore for MemoryTargetStore {
             inner.letters.remove(&id.0);
         }
         for letter in &batch.dead_letters {
-            if inner.configs.contains_key(&letter.meta.target) {
+            // A flush whose answer was lost is written again: what stands there already is not written twice.
+            let is_same = |l: &DeadLetter| {
+                (l.meta.target, l.offset, l.meta.event_key, l.died_at_ms)
+                    == (letter.meta.target, letter.offset, letter.meta.event_key, letter.died_at_ms)
+            };
+            if inner.configs.contains_key(&letter.meta.target) && !inner.letters.values().any(is_same) {
                 inner.next_id += 1;
                 let id = inner.next_id;
                 inner.letters.insert(id, letter.clone());
+                *inner.letters_made.entry(letter.meta.target).or_default() += 1;
             }
         }
         for id in &batch.requests_done {

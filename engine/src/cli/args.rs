@@ -54,6 +54,25 @@ enum AdminCommand {
         #[arg(long)]
         email: Option<String>,
     },
+    /// Encrypts every secret in the database anew, under another key. Stop all nodes first.
+    RotateSecretKey {
+        /// The file with the new key; made, with a random key, when it is not there. Not needed while the key is kept in the
+        /// data directory: then the new one takes its place.
+        #[arg(long)]
+        new_key_file: Option<PathBuf>,
+    },
+    /// Takes over an API key that clients have already. The key itself is read from standard input.
+    ImportApiKey {
+        /// What it is called, 2 to 50 characters.
+        #[arg(long)]
+        name: String,
+        /// The id of a group that it gets; can be given several times.
+        #[arg(long = "permission", required = true)]
+        permissions: Vec<i64>,
+        /// When it expires, like 2027-01-31; never, if not given.
+        #[arg(long)]
+        expires_on: Option<String>,
+    },
 }
 
 /// Runs the command line; the exit code is 0 when all went well, 1 when not, 2 when it was not understood.
@@ -73,6 +92,11 @@ pub fn main() -> ExitCode {
         Command::Admin { command: AdminCommand::ResetPassword { email } } => {
             load(args.config).and_then(|config| super::admin::reset_password(&config, email.as_deref()))
         }
+        Command::Admin { command: AdminCommand::RotateSecretKey { new_key_file } } => {
+            load(args.config).and_then(|config| super::rotate::rotate_secret_key(&config, new_key_file.as_deref()))
+        }
+        Command::Admin { command: AdminCommand::ImportApiKey { name, permissions, expires_on } } => load(args.config)
+            .and_then(|config| super::admin::import_api_key(&config, &name, permissions, expires_on.as_deref())),
         Command::Backup { directory } => {
             load(args.config).and_then(|config| super::backup::backup(&config, &directory))
         }

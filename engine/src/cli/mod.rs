@@ -6,6 +6,7 @@ mod backup;
 mod database;
 mod logging;
 mod restore;
+mod rotate;
 mod serve;
 
 pub use args::main;

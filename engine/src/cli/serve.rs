@@ -4,9 +4,9 @@ use crate::config::Config;
 
 /// Runs the engine until it is told to stop.
 pub fn serve(config: Config) -> anyhow::Result<()> {
-    super::logging::start(&config.tracing)?;
+    let system_log = super::logging::start(&config.tracing)?;
     actix::System::new().block_on(async move {
-        let report = crate::engine::run(config).await?;
+        let report = crate::engine::run(config, system_log).await?;
         anyhow::ensure!(report.is_clean(), "the stop was not clean");
         Ok(())
     })

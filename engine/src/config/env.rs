@@ -36,6 +36,10 @@ const NAMES: &[(&str, &str)] = &[
     ("EMAIL_FROM", "mail.from"),
     ("SLUSE_ADMIN_EMAIL", "admin.email"),
     ("SLUSE_ADMIN_PASSWORD", "admin.password"),
+    ("KOMBIT_ENTRYPOINT", "kombit.entry_point"),
+    ("KOMBIT_CERTIFICATEPUBLICKEY", "kombit.certificate"),
+    ("KOMBIT_CERTIFICATEPRIVATEKEY", "kombit.private_key"),
+    ("KOMBIT_ROLE_NAME", "kombit.role_name"),
 ];
 const FILTER: (&str, &str) = ("SLUSE_LOG", "tracing.filter");
 /// Read elsewhere: which file to read.

@@ -1,13 +1,17 @@
 //! What the configuration means: addresses parsed, keys read or made, contradictions refused. Secrets are `Secret`s here.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use figment::value::{Dict, Value};
 use ipnet::IpNet;
+use sluse_http::TlsListen;
 use sluse_schema::secret::Secret;
 
 use super::duration::parse_duration;
+use super::login::{self, LogInConfig};
 use super::said::{self, Said};
 use crate::store::cipher::SECRET_KEY_CHARS_MIN;
 
@@ -34,12 +38,12 @@ pub enum ConfigError {
     },
     #[error("several nodes share a Kafka log, so {0} has to be set, on every node")]
     NeededForKafka(&'static str),
-    #[error("kafka_brokers is set, and this version has no Kafka log yet: leave it empty for the embedded one")]
-    NoKafkaYet,
+    #[error("kafka.properties.{0} must be a text, a number or a boolean")]
+    KafkaProperty(String),
 }
 
 impl ConfigError {
-    fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
+    pub(super) fn invalid(key: &'static str, expected: impl Into<String>) -> Self {
         Self::Invalid { key, expected: expected.into() }
     }
 
@@ -74,6 +78,8 @@ pub struct Config {
     pub http: HttpConfig,
     pub database: DatabaseConfig,
     pub log: LogConfig,
+    /// `None`: the embedded log.
+    pub kafka: Option<KafkaConfig>,
     pub chirpstack: ChirpstackConfig,
     /// Where Sigfox's REST API is.
     pub sigfox_api_url: String,
@@ -84,10 +90,13 @@ pub struct Config {
     pub target: TargetConfig,
     pub metrics: MetricsConfig,
     pub redis_url: Option<Secret>,
+    /// `None`: senders may be heard as often as they like.
+    pub sender_limit: Option<SenderLimit>,
     /// `None`: no mail is sent.
     pub mail: Option<MailConfig>,
     pub audit: AuditConfig,
     pub admin: AdminConfig,
+    pub log_in: LogInConfig,
     pub tracing: TracingConfig,
 }
 
@@ -103,6 +112,7 @@ pub struct HttpConfig {
     pub token_lifetime: Duration,
     /// Without a slash at its end.
     pub backend_base_url: String,
+    pub tls: Option<TlsListen>,
     /// `None`: one per core.
     pub num_workers: Option<usize>,
 }
@@ -132,6 +142,17 @@ pub struct LogConfig {
     pub retention: Duration,
     pub retention_bytes_max: u64,
     pub free_bytes_reserve: u64,
+}
+
+/// `[kafka]`, and the brokers of `[log]`.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    pub brokers: String,
+    pub prefix: String,
+    /// `None`: as many as there are brokers, up to three.
+    pub replication: Option<u16>,
+    /// librdkafka's properties; may be secret.
+    pub properties: BTreeMap<String, Secret>,
 }
 
 /// `[chirpstack]`
@@ -207,6 +228,15 @@ pub struct AuditConfig {
     pub system_log_days: Option<u32>,
 }
 
+/// `[limits]`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SenderLimit {
+    /// One more may be heard after so long.
+    pub interval: Duration,
+    /// How many at once.
+    pub burst: u32,
+}
+
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct AdminConfig {
@@ -247,12 +277,12 @@ impl Config {
                     return Err(ConfigError::NeededForKafka(name));
                 }
             }
-            return Err(ConfigError::NoKafkaYet);
         }
         if !said.secret_key.is_empty() && said.secret_key.chars().count() < SECRET_KEY_CHARS_MIN {
             let expected = format!("a text of {SECRET_KEY_CHARS_MIN} characters or more");
             return Err(ConfigError::invalid("secret_key (SLUSE_SECRET_KEY)", expected));
         }
+        let log_in = login::meant(&said)?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         if !said.node_id.chars().all(is_name) || said.node_id.len() > 64 {
             return Err(ConfigError::invalid(
@@ -264,13 +294,14 @@ impl Config {
             file: file.map(Path::to_path_buf),
             data_dir: PathBuf::from(&said.data_dir),
             node_id: (!said.node_id.is_empty()).then_some(said.node_id),
-            secret_key: secret(&said.secret_key),
+            secret_key: login::not_published("secret_key (SLUSE_SECRET_KEY)", &said.secret_key)?,
             http: http(&said.http)?,
             database: DatabaseConfig {
                 url: secret(&said.database.url),
                 num_connections_max: at_least("database.num_connections_max", said.database.num_connections_max, 2)?,
             },
             log: log(&said.log)?,
+            kafka: kafka(&said.log.kafka_brokers, &said.kafka)?,
             chirpstack: ChirpstackConfig {
                 mqtt_url: secret(&said.chirpstack.mqtt_url),
                 ca_certificates: path(&said.chirpstack.ca_certificates),
@@ -299,12 +330,17 @@ impl Config {
                 },
             },
             redis_url: secret(&said.redis.url),
+            sender_limit: sender_limit(&said.limits)?,
+            log_in,
             mail: mail(&said.mail)?,
             audit: AuditConfig {
                 change_log_days: (said.audit.change_log_days > 0).then_some(said.audit.change_log_days),
                 system_log_days: (said.audit.system_log_days > 0).then_some(said.audit.system_log_days),
             },
-            admin: AdminConfig { email: said.admin.email, password: secret(&said.admin.password) },
+            admin: AdminConfig {
+                password: login::not_published("admin.password (SLUSE_ADMIN_PASSWORD)", &said.admin.password)?,
+                email: said.admin.email,
+            },
             tracing: TracingConfig {
                 filter: said.tracing.filter,
                 format: match said.tracing.format.as_str() {
@@ -333,7 +369,8 @@ fn http(said: &said::HttpSaid) -> Result<HttpConfig, ConfigError> {
         })?;
     Ok(HttpConfig {
         listen: address("http.listen (SLUSE_HTTP_LISTEN)", &said.listen)?,
-        jwt_secret: (!said.jwt_secret.is_empty()).then(|| Secret::new(said.jwt_secret.as_str())),
+        jwt_secret: login::signing_secret("http.jwt_secret (SLUSE_JWT_SECRET)", &said.jwt_secret)?,
+        tls: super::tls::meant(said)?,
         trusted_proxies,
         token_lifetime: parse_duration(&said.token_lifetime).filter(|d| TOKEN_LIFETIME.contains(d)).ok_or_else(
             || {
@@ -393,6 +430,53 @@ fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
     })
 }
 
+fn sender_limit(said: &said::LimitsSaid) -> Result<Option<SenderLimit>, ConfigError> {
+    let burst = at_least("limits.sender_burst", said.sender_burst, 1)?;
+    let interval = |per_minute| Duration::from_secs(60) / per_minute;
+    Ok((said.sender_per_minute > 0).then(|| SenderLimit { interval: interval(said.sender_per_minute), burst }))
+}
+
+fn kafka(brokers: &str, said: &said::KafkaSaid) -> Result<Option<KafkaConfig>, ConfigError> {
+    if brokers.is_empty() {
+        return Ok(None);
+    }
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !said.prefix.chars().all(is_name) || said.prefix.len() > 100 {
+        return Err(ConfigError::invalid("kafka.prefix", "at most 100 letters, digits, dots, hyphens and underscores"));
+    }
+    let mut properties = BTreeMap::new();
+    flatten("", &said.properties, &mut properties)?;
+    Ok(Some(KafkaConfig {
+        brokers: brokers.to_owned(),
+        prefix: said.prefix.clone(),
+        replication: (said.replication > 0).then_some(said.replication),
+        properties,
+    }))
+}
+
+/// Dots in a property's name make tables of it, in TOML as in a variable's name: they become one name again.
+fn flatten(path: &str, table: &Dict, into: &mut BTreeMap<String, Secret>) -> Result<(), ConfigError> {
+    for (key, value) in table {
+        let name = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        let text = match value {
+            Value::Dict(_, table) => {
+                flatten(&name, table, into)?;
+                continue;
+            }
+            Value::String(_, text) => text.clone(),
+            Value::Bool(_, value) => value.to_string(),
+            Value::Num(_, number) => match (number.to_u128(), number.to_i128()) {
+                (Some(number), _) => number.to_string(),
+                (_, Some(number)) => number.to_string(),
+                _ => return Err(ConfigError::KafkaProperty(name)),
+            },
+            _ => return Err(ConfigError::KafkaProperty(name)),
+        };
+        into.insert(name, Secret::new(text));
+    }
+    Ok(())
+}
+
 fn at_least<T: PartialOrd + std::fmt::Display>(key: &'static str, value: T, least: T) -> Result<T, ConfigError> {
     if value < least { Err(ConfigError::invalid(key, format!("at least {least}"))) } else { Ok(value) }
 }
@@ -413,7 +497,7 @@ fn base_url(key: &'static str, text: &str) -> Result<String, ConfigError> {
 }
 
 /// An address to listen on; `localhost:3000` is understood too.
-fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+pub(super) fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     let text = text.trim();
     let numeric = text.replace("localhost:", "127.0.0.1:");
     numeric.parse().map_err(|_| ConfigError::invalid(key, "an address and a port like 127.0.0.1:3000"))
@@ -436,6 +520,39 @@ mod tests {
         assert_eq!((config.log.num_partitions, config.log.durability), (8, Durability::Fsync));
         assert_eq!(config.log.retention, Duration::from_secs(7 * 24 * 3600));
         assert!(config.database.url.is_none() && config.secret_key.is_none() && config.metrics.listen.is_none());
+    }
+
+    #[test]
+    fn kafka_needs_what_all_nodes_share_and_takes_properties_with_dots() {
+        let with_kafka = |change: fn(&mut Said)| {
+            meant(|said| {
+                said.log.kafka_brokers = "k1:9092,k2:9092".into();
+                said.secret_key = "k".repeat(32);
+                said.http.jwt_secret = "j".repeat(32);
+                said.node_id = "node-1".into();
+                said.database.url = "postgres://h/d".into();
+                change(said);
+            })
+        };
+        for (change, name) in [
+            ((|said| said.secret_key.clear()) as fn(&mut Said), "SLUSE_SECRET_KEY"),
+            (|said| said.http.jwt_secret.clear(), "SLUSE_JWT_SECRET"),
+            (|said| said.node_id.clear(), "SLUSE_NODE_ID"),
+            (|said| said.database.url.clear(), "DATABASE_URL"),
+            (|said| said.kafka.prefix = "a/b".into(), "kafka.prefix"),
+        ] {
+            let error = with_kafka(change).unwrap_err();
+            assert!(error.contains(name), "{error}");
+        }
+        let nested = Dict::from([("sasl".to_owned(), Dict::from([("password".to_owned(), "hunter2".into())]).into())]);
+        let config = with_kafka(|_| ()).unwrap().kafka.unwrap();
+        assert_eq!(
+            (config.brokers.as_str(), config.replication, config.properties.len()),
+            ("k1:9092,k2:9092", None, 0)
+        );
+        let mut properties = BTreeMap::new();
+        flatten("", &nested, &mut properties).unwrap();
+        assert_eq!(properties.get("sasl.password").map(Secret::reveal), Some("hunter2"));
     }
 
     #[test]

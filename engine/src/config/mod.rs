@@ -3,12 +3,16 @@
 
 mod duration;
 mod env;
+mod login;
 mod meant;
 mod said;
+mod tls;
 
+pub use login::LogInConfig;
 pub use meant::{
     AdminConfig, AuditConfig, ChirpstackConfig, Config, ConfigError, DatabaseConfig, DecoderConfig, DeviceConfig,
-    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, TargetConfig, TracingConfig,
+    Durability, HttpConfig, LogConfig, LogFormat, MailConfig, MailTls, MetricsConfig, SenderLimit, TargetConfig,
+    TracingConfig,
 };
 pub use said::{DEFAULTS_TOML, Said};
 

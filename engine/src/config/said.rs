@@ -4,6 +4,7 @@ use std::path::Path;
 
 use figment::Figment;
 use figment::providers::{Format, Serialized, Toml};
+use figment::value::Dict;
 use serde::{Deserialize, Serialize};
 
 use super::env;
@@ -43,6 +44,7 @@ section! {
         http: HttpSaid = HttpSaid::default(),
         database: DatabaseSaid = DatabaseSaid::default(),
         log: LogSaid = LogSaid::default(),
+        kafka: KafkaSaid = KafkaSaid::default(),
         chirpstack: ChirpstackSaid = ChirpstackSaid::default(),
         sigfox: SigfoxSaid = SigfoxSaid::default(),
         mqtt_broker: MqttBrokerSaid = MqttBrokerSaid::default(),
@@ -51,9 +53,12 @@ section! {
         target: TargetSaid = TargetSaid::default(),
         metrics: MetricsSaid = MetricsSaid::default(),
         redis: RedisSaid = RedisSaid::default(),
+        limits: LimitsSaid = LimitsSaid::default(),
         mail: MailSaid = MailSaid::default(),
         audit: AuditSaid = AuditSaid::default(),
         admin: AdminSaid = AdminSaid::default(),
+        kombit: KombitSaid = KombitSaid::default(),
+        oidc: OidcSaid = OidcSaid::default(),
         tracing: TracingSaid = TracingSaid::default(),
     }
 }
@@ -66,6 +71,9 @@ section! {
         frontend_base_url: String = "http://localhost:8081".to_owned(),
         token_lifetime: String = "9h".to_owned(),
         backend_base_url: String = "http://localhost:3000".to_owned(),
+        tls_listen: String = String::new(),
+        tls_certificate: String = String::new(),
+        tls_key: String = String::new(),
         num_workers: usize = 0,
     }
 }
@@ -85,6 +93,14 @@ section! {
         retention_hours: u32 = 168,
         retention_bytes_max: u64 = 20 << 30,
         free_bytes_reserve: u64 = 1 << 30,
+    }
+}
+section! {
+    /// `[kafka]`
+    KafkaSaid {
+        prefix: String = String::new(),
+        replication: u16 = 0,
+        properties: Dict = Dict::new(),
     }
 }
 section! {
@@ -137,6 +153,13 @@ section! {
     }
 }
 section! {
+    /// `[limits]`
+    LimitsSaid {
+        sender_per_minute: u32 = 0,
+        sender_burst: u32 = 60,
+    }
+}
+section! {
     /// `[redis]`
     RedisSaid {
         url: String = String::new(),
@@ -166,6 +189,27 @@ section! {
     AdminSaid {
         email: String = "global-admin@os2iot.dk".to_owned(),
         password: String = String::new(),
+    }
+}
+section! {
+    /// `[kombit]`
+    KombitSaid {
+        entry_point: String = String::new(),
+        certificate: String = String::new(),
+        private_key: String = String::new(),
+        own_certificate: String = String::new(),
+        role_name: String = "http://os2iot.dk/roles/usersystemrole/adgang/".to_owned(),
+        issuer: String = String::new(),
+    }
+}
+section! {
+    /// `[oidc]`
+    OidcSaid {
+        issuer: String = String::new(),
+        client_id: String = String::new(),
+        client_secret: String = String::new(),
+        role_claim: String = String::new(),
+        role: String = String::new(),
     }
 }
 section! {

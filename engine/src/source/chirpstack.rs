@@ -29,6 +29,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 pub(super) const CONNECT_MAX: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// Somebody connected under our name: the next owner, most likely, and we learn of it soon. Not to take it back at once.
+const TAKEN_OVER_WAIT: Duration = Duration::from_secs(10);
 /// A connection that lasted this long was a good one: the next backoff begins at its minimum.
 const GOOD_CONNECTION_MIN: Duration = Duration::from_secs(10);
 
@@ -66,6 +68,14 @@ impl ChirpstackConfig {
             batch_events_max: 500,
             num_batches_max: 4,
         }
+    }
+
+    /// Whether a source could be started with it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), SourceError> {
+        options(self).map(drop)
     }
 }
 
@@ -165,6 +175,7 @@ async fn run(mut session: Session, options: LinkOptions, stopping: CancellationT
         let wait = match session.serve(&options, &stopping).await {
             SessionEnd::Stopped => break,
             SessionEnd::Later { after } => after.clamp(BACKOFF_MIN, BACKOFF_MAX),
+            SessionEnd::TakenOver => TAKEN_OVER_WAIT,
             SessionEnd::Lost => {
                 if started_at.elapsed() >= GOOD_CONNECTION_MIN {
                     backoff = BACKOFF_MIN;

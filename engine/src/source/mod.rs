@@ -2,7 +2,8 @@
 //! [`Intake`](sluse_schema::port::Intake).
 //!
 //! Reading order: [`event`] (what is taken in), [`ack_window`] and [`lanes`] (pure: in which order), [`gateway_state`],
-//! [`chirpstack`] (the source), `session` (its connections, one after another), `link` (a connection's packets).
+//! [`chirpstack`] (the source), `session` (its connections, one after another), `link` (a connection's packets), [`owner`] (which
+//! node holds it).
 
 pub mod ack_window;
 pub mod chirpstack;
@@ -11,6 +12,8 @@ pub mod gateway_state;
 pub mod lanes;
 mod link;
 pub mod metrics;
+pub mod owner;
 mod session;
 
 pub use chirpstack::{ChirpstackConfig, ChirpstackSource, HealthCell, SourceError, SourceHealth};
+pub use owner::{SessionHealth, SessionOwner};

@@ -44,6 +44,8 @@ pub(super) enum SessionEnd {
     Stopped,
     /// The log cannot take more now.
     Later { after: Duration },
+    /// Somebody else connected under our client id.
+    TakenOver,
     /// It broke, or was never made.
     Lost,
 }
@@ -391,12 +393,11 @@ impl Session {
     }
 
     fn lost(&mut self, error: &LinkError) -> SessionEnd {
-        self.trouble(match error {
-            LinkError::EndedByBroker(DisconnectReasonCode::SessionTakenOver) => {
-                format!("somebody else connected under our client id {}", self.client_id)
-            }
-            other => other.to_string(),
-        });
+        if let LinkError::EndedByBroker(DisconnectReasonCode::SessionTakenOver) = error {
+            self.trouble(format!("somebody else connected under our client id {}", self.client_id));
+            return SessionEnd::TakenOver;
+        }
+        self.trouble(error.to_string());
         SessionEnd::Lost
     }
 

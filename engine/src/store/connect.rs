@@ -124,6 +124,15 @@ impl Store {
         &self.pool
     }
 
+    /// A name for all nodes that share this database: made up at the first start, the same for ever.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database is away.
+    pub async fn cluster_id(&self) -> Result<String, StoreError> {
+        let new = hex::encode(rand::random::<[u8; 8]>());
+        Ok(check_setting(&self.pool, "cluster_id", &new).await?.unwrap_or(new))
+    }
+
     /// The cipher that secrets in this database are encrypted with.
     pub fn cipher(&self) -> &Arc<Cipher> {
         &self.cipher

@@ -2,7 +2,7 @@
 //! figures of its pool.
 //!
 //! Dead letters 30 days, change events 7 days, decoder errors the newest 100 per decoder, a target's log the newest 250, unknown
-//! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour.
+//! senders the 10 000 heard last, gateways' states 30 days and 10 per gateway and hour, answered log-in attempts an hour.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const FIGURES_EVERY: Duration = Duration::from_secs(15);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What is deleted from where. Each deletes at most some thousand rows; what is left goes a minute later.
-const RULES: [(&str, &str); 6] = [
+const RULES: [(&str, &str); 7] = [
     (
         "dead_letter",
         "DELETE FROM dead_letter WHERE id IN (
@@ -54,6 +54,11 @@ const RULES: [(&str, &str); 6] = [
                                               ORDER BY heard_at DESC) AS place
                 FROM gateway_status_history WHERE heard_at > now() - interval '3 hours') recent
             WHERE place > 10)",
+    ),
+    (
+        "answered_log_in",
+        "DELETE FROM answered_log_in WHERE attempt IN (
+            SELECT attempt FROM answered_log_in WHERE answered_at < now() - interval '1 hour' LIMIT 5000)",
     ),
     (
         "change_event",

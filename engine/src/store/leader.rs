@@ -90,7 +90,7 @@ impl Store {
             lost = watch_over(&held) => return Err(lost.into()),
         };
         let outcome = if done.is_ok() { "done" } else { "failed" };
-        metrics::counter!(CLUSTER_JOB_RUNS_TOTAL, "job" => job.name, "outcome" => outcome).increment(1);
+        metrics::counter!(CLUSTER_JOB_RUNS_TOTAL, "job_name" => job.name, "outcome" => outcome).increment(1);
         if done.is_ok() {
             within(CALL_TIMEOUT, note_done(&held, job)).await?;
         }

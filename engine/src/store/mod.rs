@@ -10,6 +10,7 @@ pub mod leader;
 pub mod migrate;
 pub mod pool;
 pub mod private_postgres;
+pub mod rotate;
 pub mod tls;
 
 mod call;

@@ -9,6 +9,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sluse_actors::reload::Reloader;
+use sluse_engine::callers::CallersSubscriber;
 use sluse_engine::identity::Identities;
 use sluse_engine::mail::NoMailer;
 use sluse_engine::probe::Probes;
@@ -17,16 +19,21 @@ use sluse_engine::sigfox::SigfoxClient;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_engine::store::private_postgres::PrivatePostgres;
 use sluse_engine::store::{Cipher, Store, StoreConfig};
+use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
-    Accepted, Arrival, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, Readiness, RefusedArrival,
-    TailEvent, TailFilter,
+    Accepted, Arrival, CallersEpoch, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, Mailer, Readiness,
+    RefusedArrival, TailEvent, TailFilter,
 };
 use sluse_schema::secret::Secret;
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
 pub const ADMIN_PASSWORD: &str = "correct horse battery";
+pub const SECRET_KEY: &str = "0123456789abcdef0123456789abcdef";
+/// Where browsers find the API, and the web client: only words here.
+pub const BACKEND: &str = "https://api.example.org";
+pub const FRONTEND: &str = "http://localhost:8081";
 /// The key of the one device that the intake knows.
 pub const DEVICE_KEY: &str = "31dab038-6a3c-4a70-9a3e-0f7d7f6f0a11";
 
@@ -114,6 +121,47 @@ impl Readiness for FakeReadiness {
     }
 }
 
+async fn connect(url: Secret) -> Arc<Store> {
+    let cipher = Arc::new(Cipher::new(&Secret::new(SECRET_KEY)).unwrap());
+    Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap()
+}
+
+/// A node: the API over a store, which hears of the changes that other nodes make.
+async fn serve(
+    listen: SocketAddr,
+    store: &Arc<Store>,
+    intake: Arc<FakeIntake>,
+    readiness: Arc<FakeReadiness>,
+    log_in: LogInProviders,
+    mailer: Arc<dyn Mailer>,
+) -> HttpServer {
+    let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
+    let callers = Arc::new(CallersEpoch::default());
+    let reloader = Reloader::new(Arc::clone(store) as _).await.unwrap();
+    tokio::spawn(reloader.with(Arc::new(CallersSubscriber(Arc::clone(&callers)))).run());
+    let ports = Ports {
+        intake,
+        admin: Arc::new(PgAdminStore::new(store)),
+        decoder: Arc::new(PanickingDecoder),
+        tail: Arc::new(SilentTail),
+        readiness,
+        limits: None,
+        log_in,
+        identities: Arc::new(Identities::new(store)),
+        // Nobody listens there: what needs Sigfox is tested against the program itself.
+        sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
+        probe: Arc::new(Probes::new(store, &senders)),
+        mailer,
+        callers,
+        render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
+    };
+    let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
+    config.num_workers = Some(1);
+    config.backend_base_url = BACKEND.to_owned();
+    config.frontend_base_url = FRONTEND.to_owned();
+    sluse_http::start(config, ports).unwrap()
+}
+
 /// The API over a fresh database.
 pub struct Api {
     pub base: String,
@@ -123,7 +171,11 @@ pub struct Api {
     pub readiness: Arc<FakeReadiness>,
     pub http: HttpServer,
     pub client: reqwest::Client,
+    /// Follows no redirects, so that a test sees them.
+    pub browser: reqwest::Client,
     pub admin: String,
+    /// Of its database.
+    pub url: Secret,
     _server: Arc<Server>,
 }
 
@@ -135,7 +187,21 @@ impl Api {
         Self::start_on("127.0.0.1:0".parse().unwrap()).await
     }
 
+    /// With this instead of no mail server.
+    pub async fn start_with_mail(mailer: Arc<dyn Mailer>) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), LogInProviders::default(), mailer).await
+    }
+
     pub async fn start_on(listen: SocketAddr) -> Self {
+        Self::build(listen, LogInProviders::default(), Arc::new(NoMailer)).await
+    }
+
+    /// With somebody who vouches for people.
+    pub async fn start_with(log_in: LogInProviders) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), log_in, Arc::new(NoMailer)).await
+    }
+
+    async fn build(listen: SocketAddr, log_in: LogInProviders, mailer: Arc<dyn Mailer>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -147,32 +213,15 @@ impl Api {
         drop(client);
         driving.await.unwrap().unwrap();
         let url = Secret::new(url.reveal().replace("/sluse?", &format!("/{name}?")));
-        let cipher = Arc::new(Cipher::new(&Secret::new("0123456789abcdef0123456789abcdef")).unwrap());
-        let store = Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap();
+        let store = connect(url.clone()).await;
         store.bootstrap(ADMIN_EMAIL, Some(&Secret::new(ADMIN_PASSWORD))).await.unwrap();
 
-        let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());
-        let ports = Ports {
-            intake: intake.clone(),
-            admin: Arc::new(PgAdminStore::new(&store)),
-            decoder: Arc::new(PanickingDecoder),
-            tail: Arc::new(SilentTail),
-            readiness: readiness.clone(),
-            identities: Arc::new(Identities::new(&store)),
-            // Nobody listens there: what needs Sigfox is tested against the program itself.
-            sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
-            probe: Arc::new(Probes::new(&store, &senders)),
-            mailer: Arc::new(NoMailer),
-            callers: Arc::default(),
-            render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
-        };
-        let mut config = HttpConfig::new(listen, Secret::new("a secret of more than thirty-two characters"));
-        config.num_workers = Some(1);
-        let http = sluse_http::start(config, ports).unwrap();
+        let http = serve(listen, &store, intake.clone(), readiness.clone(), log_in, mailer).await;
         let addr = http.addrs[0];
         let client = reqwest::Client::new();
+        let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         let mut api = Self {
             base: format!("http://{addr}/api/v1"),
             addr,
@@ -181,11 +230,22 @@ impl Api {
             readiness,
             http,
             client,
+            browser,
             admin: String::new(),
+            url,
             _server: server,
         };
         api.admin = api.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
         api
+    }
+
+    /// Another node over the same database; its base address.
+    pub async fn another_node(&self) -> String {
+        let store = connect(self.url.clone()).await;
+        let listen = "127.0.0.1:0".parse().unwrap();
+        let http =
+            serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer)).await;
+        format!("http://{}/api/v1", http.addrs[0])
     }
 
     pub async fn log_in(&self, email: &str, password: &str) -> String {
@@ -196,11 +256,28 @@ impl Api {
     }
 
     pub async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Option<Value>) -> Answer {
+        let request = self.request(method, path);
+        self.answer(
+            match token {
+                Some(token) => request.bearer_auth(token),
+                None => request,
+            },
+            body,
+        )
+        .await
+    }
+
+    /// With an API key.
+    pub async fn call_with_key(&self, method: &str, path: &str, key: &str, body: Option<Value>) -> Answer {
+        self.answer(self.request(method, path).header("X-API-KEY", key), body).await
+    }
+
+    fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
-        let mut request = self.client.request(method, format!("{}{path}", self.base)).timeout(Duration::from_secs(20));
-        if let Some(token) = token {
-            request = request.bearer_auth(token);
-        }
+        self.client.request(method, format!("{}{path}", self.base)).timeout(Duration::from_secs(30))
+    }
+
+    async fn answer(&self, mut request: reqwest::RequestBuilder, body: Option<Value>) -> Answer {
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -221,6 +298,15 @@ impl Api {
 
     pub async fn put(&self, path: &str, body: Value) -> Answer {
         self.call("PUT", path, Some(&self.admin), Some(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.call("DELETE", path, Some(&self.admin), None).await
+    }
+
+    /// Runs a statement against the database.
+    pub async fn sql(&self, sql: &str) {
+        self.store.pool().get().await.unwrap().batch_execute(sql).await.unwrap();
     }
 
     /// What `post` made.

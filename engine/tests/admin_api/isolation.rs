@@ -83,7 +83,7 @@ async fn add_decoder_error(api: &Api, own: &Registry) {
 }
 
 async fn num_changes(api: &Api) -> i64 {
-    api.number("SELECT count(*) FROM change_log WHERE action <> 'LOGIN'").await
+    api.number("SELECT count(*) FROM change_log WHERE action <> 'LOGIN' AND succeeded").await
 }
 
 #[tokio::test]

@@ -9,13 +9,19 @@ use sha2::{Digest, Sha256};
 use crate::fixture::Api;
 
 /// What anybody may call. A route that is to be public has to be named here as well.
-const PUBLIC: [&str; 10] = [
+const PUBLIC: [&str; 16] = [
     "GET /api/v1",
     "GET /api/v1/healthcheck",
     "GET /healthz",
     "GET /readyz",
     "GET /metrics",
     "POST /api/v1/auth/login",
+    "GET /api/v1/auth/kombit/login",
+    "POST /api/v1/auth/kombit/login/callback",
+    "GET /api/v1/auth/kombit/logout/callback",
+    "GET /api/v1/auth/kombit/metadata",
+    "GET /api/v1/auth/oidc/login",
+    "GET /api/v1/auth/oidc/callback",
     "POST /api/v1/receive-data",
     "POST /api/v1/sigfox-callback/data/bidir",
     "GET /api/v1/open-data-dk-sharing/{id}",

@@ -8,6 +8,7 @@ mod gateways;
 mod leader;
 mod outage;
 mod program;
+mod rotation;
 mod settings;
 mod states;
 mod targets;

@@ -183,3 +183,41 @@ fn a_misspelt_setting_is_an_error_that_names_it() {
     let output = sluse(&dir.path().join("data")).arg("config").output().unwrap();
     assert!(output.status.success() && text(&output).contains("# listen = \"127.0.0.1:3000\""));
 }
+
+#[test]
+fn keys_are_taken_over_while_it_runs_and_the_secret_key_is_changed_while_it_does_not() {
+    use std::io::Write;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let data = dir.path().join("data");
+    let running = serve(&data);
+    let import = |group: &str| {
+        let mut child = sluse(&data)
+            .args(["admin", "import-api-key", "--name", "old script", "--permission", group])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(b"6f1c2a4e-0b7d-4a53-9a55-0a8a3a1f7c11\n").unwrap();
+        child.wait_with_output().unwrap()
+    };
+    let imported = import("1");
+    assert!(imported.status.success() && text(&imported).contains("imported as API key 1"), "{}", text(&imported));
+    assert!(!text(&imported).contains("6f1c2a4e"), "{}", text(&imported));
+    let again = import("1");
+    assert!(!again.status.success() && text(&again).contains("there is this key already"), "{}", text(&again));
+
+    let rotate = || sluse(&data).args(["admin", "rotate-secret-key"]).output().unwrap();
+    let key = || std::fs::read_to_string(data.join("secret-key")).unwrap();
+    let before = key();
+    let refused = rotate();
+    assert!(!refused.status.success() && text(&refused).contains("stop every node first"), "{}", text(&refused));
+    assert_eq!(key(), before);
+    assert!(stop(running));
+    let done = rotate();
+    assert!(done.status.success() && text(&done).contains("encrypted with the new key"), "{}", text(&done));
+    assert_ne!(key(), before);
+    assert!(!text(&done).contains(key().trim()), "a key is never printed");
+    assert!(stop(serve(&data)), "it starts with the new key");
+}

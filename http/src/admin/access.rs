@@ -12,7 +12,8 @@ use sluse_schema::port::admin::target::TargetRow;
 use sluse_schema::port::admin::{AdminError, AdminStore, ApplicationRow, OrganizationRow};
 
 use super::view;
-use crate::error::ApiResult;
+use crate::authz::{Caller, Rule};
+use crate::error::{ApiError, ApiResult};
 
 /// What a row belongs to.
 pub trait InApplication {
@@ -48,6 +49,20 @@ pub fn organization_of(resource: &Resource) -> OrganizationId {
     match resource {
         Resource::Application { organization, .. } => *organization,
         _ => OrganizationId(0),
+    }
+}
+
+/// The application that a request is about. Whoever may not see everything is told the same of one that is not there as of
+/// another tenant's.
+pub async fn application_for<R: Rule>(
+    caller: &Caller<R>,
+    admin: &dyn AdminStore,
+    id: ApplicationId,
+) -> ApiResult<Resource> {
+    match application(admin, id).await? {
+        Some(resource) => Ok(resource),
+        None if caller.principal.is_global_admin() => Err(ApiError::unknown_id()),
+        None => Err(ApiError::forbidden()),
     }
 }
 

@@ -12,7 +12,7 @@ use sluse_schema::port::admin::{
 };
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::view;
+use super::{access, view};
 use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -94,12 +94,6 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
         .service(devices)
         .service(devices_of_organization)
         .service(map);
-}
-
-/// An application as a resource, with the organisation that it belongs to now.
-pub async fn resource_of(id: ApplicationId, state: &AppState) -> ApiResult<Resource> {
-    let organization = state.admin().organization_of_application(id).await?;
-    Ok(Resource::Application { application: id, organization })
 }
 
 fn is_phone_number(text: &str) -> bool {
@@ -193,8 +187,9 @@ async fn update(
     JsonBody(body): JsonBody,
 ) -> ApiResult {
     let id = ApplicationId(id.0);
-    let organization = state.admin().organization_of_application(id).await?;
-    let permit = caller.write(Resource::Application { application: id, organization })?;
+    let resource = access::application_for(&caller, state.admin(), id).await?;
+    let organization = access::organization_of(&resource);
+    let permit = caller.write(resource)?;
     let draft = draft(&body, Some(organization))?;
     let target = target_permit(&caller, organization, draft.organization)?;
     let detail = state.admin().update_application(&permit, target.as_ref(), &caller.changed_by, id, &draft).await?;
@@ -226,7 +221,7 @@ async fn relocate(
     JsonBody(body): JsonBody,
 ) -> ApiResult {
     let id = ApplicationId(id.0);
-    let permit = caller.write(resource_of(id, &state).await?)?;
+    let permit = caller.write(access::application_for(&caller, state.admin(), id).await?)?;
     let mut form = Form::of(&body);
     let organization = OrganizationId(form.id("organizationId", None));
     let permissions = form.ids_opt("permissionIds").unwrap_or_default();
@@ -251,7 +246,7 @@ async fn relocate(
 #[delete("/application/{id}")]
 async fn delete(caller: Caller<ApplicationAdmin>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
-    let permit = caller.write(resource_of(id, &state).await?)?;
+    let permit = caller.write(access::application_for(&caller, state.admin(), id).await?)?;
     match state.admin().delete_application(&permit, &caller.changed_by, id).await {
         Ok(num) => Ok(deleted(num)),
         Err(AdminError::InUse("Sigfox devices")) => {
@@ -271,8 +266,17 @@ async fn delete(caller: Caller<ApplicationAdmin>, id: PathId, state: web::Data<A
 #[get("/application/{id}")]
 async fn one(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
-    caller.read(resource_of(id, &state).await?)?;
+    caller.read(access::application_for(&caller, state.admin(), id).await?)?;
     Ok(ok(full(&state.admin().application(id).await?)))
+}
+
+/// Whether the caller may list what an application has. One that is not there has nothing, for who may know that.
+async fn may_list<R: CallerRule>(caller: &Caller<R>, state: &AppState, id: ApplicationId) -> ApiResult<()> {
+    match access::application(state.admin(), id).await? {
+        Some(resource) => caller.read(resource).map(drop),
+        None if caller.principal.is_global_admin() => Ok(()),
+        None => Err(ApiError::forbidden()),
+    }
 }
 
 /// The filter of a list, with what the caller may see in it.
@@ -370,7 +374,7 @@ async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState
 #[get("/application/{id}/iot-devices")]
 async fn devices(caller: Caller<Reader>, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
-    caller.read(resource_of(id, &state).await?)?;
+    may_list(&caller, &state, id).await?;
     let found = state.admin().application_devices(id, &query.page()?).await?;
     Ok(listed(found.rows.iter().map(device_listing).collect(), found.num_all))
 }
@@ -404,7 +408,7 @@ async fn devices_of_organization(
 #[get("/application/{id}/iot-devices-map")]
 async fn map(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = ApplicationId(id.0);
-    caller.read(resource_of(id, &state).await?)?;
+    may_list(&caller, &state, id).await?;
     Ok(ok(state.admin().application_map(id).await?.iter().map(map_device).collect()))
 }
 

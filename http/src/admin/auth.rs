@@ -7,13 +7,16 @@ use actix_web::{HttpRequest, web};
 use actix_web::{get, post};
 use chrono::Utc;
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::permission::{Principal, PrincipalKind};
 use sluse_schema::policy::{Action, Resource, decide};
-use sluse_schema::port::admin::{Account, ChangedBy, OrganizationListing};
+use sluse_schema::port::admin::{Account, AuditAction, AuditEvent, ChangedBy, OrganizationListing};
+use sluse_schema::secret::Secret;
 use utoipa_actix_web::scope;
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::view;
+use crate::audit::note;
 use crate::authz::{Anyone, Caller, TokenOnly};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, reduce};
@@ -25,7 +28,15 @@ use crate::request_id::request_id;
 
 /// Routes.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(scope("/auth").wrap(from_fn(reduce_errors)).service(log_in).service(profile).service(me));
+    cfg.service(
+        scope("/auth")
+            .wrap(from_fn(reduce_errors))
+            .service(log_in)
+            .service(profile)
+            .service(me)
+            .configure(super::kombit::routes)
+            .configure(super::oidc::routes),
+    );
 }
 
 /// Gives errors their form. What was wrong before a handler was reached (a body that does not parse, no such route) keeps its own.
@@ -60,20 +71,27 @@ async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body)
         return Err(ApiError::unauthorized());
     };
     let address = state.remote_address(&request);
-    if let Err(wait_s) = state.throttle.attempt(address, &username) {
+    let nobody = ChangedBy::nobody(address.map(|a| a.to_string()), request_id(&request));
+    if let Err(wait_s) = state.throttle.attempt(address, &username).await {
         metrics::log_in("throttled");
+        note(&state, &nobody, address, &failed_log_in(None, "too many attempts")).await;
         tracing::warn!(?address, "log-ins are throttled, somebody may be guessing passwords");
         return Err(ApiError::too_many(wait_s));
     }
-    let (account, rehash) = check(&state, &username, password).await?.ok_or_else(|| {
-        metrics::log_in("refused");
-        ApiError::unauthorized()
-    })?;
+    let (account, rehash) = match check(&state, &username, password).await? {
+        Ok(found) => found,
+        Err(refused) => {
+            metrics::log_in("refused");
+            note(&state, &nobody, address, &failed_log_in(refused.account.as_ref(), refused.reason)).await;
+            return Err(ApiError::unauthorized());
+        }
+    };
     let principal = Principal::new(account.user, username, PrincipalKind::User, &account.grants);
     let permit = decide(&principal, Action::Write, Resource::Own(account.user))?;
     let by = ChangedBy {
         user: account.user,
         kind: PrincipalKind::User,
+        credential: Some("password".to_owned()),
         remote_address: address.map(|a| a.to_string()),
         request_id: request_id(&request),
     };
@@ -82,23 +100,46 @@ async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body)
     Ok(created(json!({"accessToken": state.authenticator.issue(&account, Utc::now())?})))
 }
 
+/// Why somebody was not let in: for the change log, never for him.
+struct RefusedLogIn {
+    account: Option<Account>,
+    reason: &'static str,
+}
+
+fn failed_log_in(account: Option<&Account>, reason: &str) -> AuditEvent {
+    AuditEvent {
+        action: AuditAction::LogIn,
+        entity: ChangedEntity::User.as_str().to_owned(),
+        entity_id: account.map(|a| a.user.0),
+        // What was typed is not kept: it may be a password in the wrong field.
+        name: account.map(|a| a.name.clone()),
+        organizations: account.into_iter().flat_map(|a| &a.grants).filter_map(|g| g.organization).collect(),
+        failure: Some(reason.to_owned()),
+    }
+}
+
 /// The account, when the password is right and it may be used. A wrong name takes as long as a wrong password.
 async fn check(
     state: &AppState,
     username: &str,
     password: String,
-) -> ApiResult<Option<(Account, Option<sluse_schema::secret::Secret>)>> {
+) -> ApiResult<Result<(Account, Option<Secret>), RefusedLogIn>> {
     let account = state.admin().account_of_email(username).await?;
     let stored = account.as_ref().and_then(|a| a.password_hash.clone());
     let verdict = state.passwords.verify(password, stored).await.map_err(|error| {
         tracing::error!(%error, "a password could not be checked");
         ApiError::internal()
     })?;
-    Ok(account.filter(|a| a.is_usable(Utc::now())).and_then(|account| match verdict {
-        Verdict::Wrong => None,
-        Verdict::Right => Some((account, None)),
-        Verdict::RightRehashed(new) => Some((account, Some(new))),
-    }))
+    let Some(account) = account else {
+        return Ok(Err(RefusedLogIn { account: None, reason: "there is no such user" }));
+    };
+    let refused = |account, reason| Ok(Err(RefusedLogIn { account: Some(account), reason }));
+    match verdict {
+        Verdict::Wrong => refused(account, "the password is wrong"),
+        _ if !account.is_usable(Utc::now()) => refused(account, "the user is inactive or expired"),
+        Verdict::Right => Ok(Ok((account, None))),
+        Verdict::RightRehashed(new) => Ok(Ok((account, Some(new)))),
+    }
 }
 
 /// Who the token belongs to.

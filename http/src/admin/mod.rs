@@ -2,6 +2,7 @@
 //! (`crate::openapi` says how a route is written).
 
 mod access;
+mod api_keys;
 mod applications;
 mod auth;
 mod connections;
@@ -15,8 +16,13 @@ mod device_models;
 mod device_remote;
 mod device_shape;
 mod devices;
+mod kombit;
+mod kombit_creation;
 pub mod live_tail;
+mod logs;
+mod mails;
 mod mask;
+mod oidc;
 pub mod open_data;
 mod organizations;
 mod permissions;
@@ -40,6 +46,9 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
     organizations::routes(cfg);
     permissions::routes(cfg);
     users::routes(cfg);
+    kombit_creation::routes(cfg);
+    api_keys::routes(cfg);
+    logs::routes(cfg);
     applications::routes(cfg);
     device_models::routes(cfg);
     devices::routes(cfg);

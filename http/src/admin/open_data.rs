@@ -33,6 +33,7 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, parse_id, text as text_answer};
+use crate::openapi::content::{OpenDataMail, OpenDataRegistration};
 use crate::validate::{Form, Rule};
 
 type State = web::Data<AppState>;
@@ -277,7 +278,7 @@ async fn registration(caller: Caller<Reader>, state: State, id: PathId) -> ApiRe
 #[utoipa::path(
     tag = "data-target",
     params(("id" = i64, Path)),
-    request_body = Object,
+    request_body = OpenDataRegistration,
     responses((status = 200, body = bool, content_type = "text/html")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
@@ -295,7 +296,7 @@ async fn set_registration(caller: Caller<Reader>, state: State, id: PathId, Json
 /// Tells Open Data DK by mail where an organisation's catalogue is, and notes that it was told.
 #[utoipa::path(
     tag = "data-target",
-    request_body = Object,
+    request_body = OpenDataMail,
     responses((status = 201, body = bool, content_type = "text/html")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]

@@ -127,7 +127,7 @@ async fn delete(caller: Caller<GlobalAdmin>, id: PathId, state: web::Data<AppSta
 async fn one(caller: Caller<UserAdmin>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let id = OrganizationId(id.0);
     // Another tenant's organisation is as good as none.
-    caller.read(Resource::OrganizationUsers(id)).map_err(|_| ApiError::unknown_id())?;
+    caller.read(Resource::OrganizationProfile(id)).map_err(|_| ApiError::unknown_id())?;
     let (row, permissions) = state.admin().organization(id).await?;
     Ok(ok(detail(&row, &permissions)))
 }

@@ -13,7 +13,7 @@ use sluse_schema::port::admin::{
 };
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{applications, view};
+use super::{applications, mails, view};
 use crate::authz::{Anyone, Caller, Rule as CallerRule, TokenOnly, UserAdmin};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -21,15 +21,20 @@ use crate::json::{JsonBody, PathId, created, deleted, listed, ok};
 use crate::openapi as shape;
 use crate::openapi::{
     Deleted, Listed,
+    access::AcceptUserDraft,
     applications::ApplicationListing,
     tenants::{PermissionDraft, User},
 };
 use crate::page::{PageQuery, Query};
 use crate::validate::{FieldError, Form, Rule};
 
+/// Columns that lists can be ordered by.
+const ORDER: [&str; 4] = ["id", "name", "type", "organisations"];
+
 /// Routes.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(create)
+    cfg.service(accept)
+        .service(create)
         .service(list)
         .service(list_for_application_admin)
         .service(list_without_users)
@@ -242,7 +247,7 @@ fn listing(detail: &PermissionDetail, with_users: bool) -> Value {
 #[get("/permission")]
 async fn list(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
-    let found = state.admin().permissions(&filter, &query.page()?).await?;
+    let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, true)).collect(), found.num_all))
 }
 
@@ -264,7 +269,7 @@ async fn list_for_application_admin(
     let administers = principal.organizations_with(&[Role::OrganizationUserAdmin]);
     let sees_users = principal.is_global_admin() || filter.organization.is_some_and(|o| administers.contains(&o));
     filter.with_users = sees_users;
-    let found = state.admin().permissions(&filter, &query.page()?).await?;
+    let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
     let rows = found.rows.iter().map(|d| if sees_users { listing(d, true) } else { slim(d) }).collect();
     Ok(listed(rows, found.num_all))
 }
@@ -289,7 +294,7 @@ fn slim(detail: &PermissionDetail) -> Value {
 async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let mut filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
     filter.with_users = false;
-    let found = state.admin().permissions(&filter, &query.page()?).await?;
+    let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, false)).collect(), found.num_all))
 }
 
@@ -323,7 +328,8 @@ async fn applications_of(
 ) -> ApiResult {
     let row = state.admin().permission(id.0).await.map_err(missing)?;
     caller.read(resource_of(&row))?;
-    let found = state.admin().permission_applications(id.0, &query.page()?).await?;
+    let found =
+        state.admin().permission_applications(id.0, &query.page()?.within(&["id", "name", "updatedAt"])).await?;
     Ok(listed(found.rows.iter().map(applications::listing).collect(), found.num_all))
 }
 
@@ -343,6 +349,59 @@ async fn users_of(
 ) -> ApiResult {
     let row = state.admin().permission(id.0).await.map_err(missing)?;
     caller.read(resource_of(&row))?;
-    let found = state.admin().permission_users(id.0, &query.page()?).await?;
+    let found = state.admin().permission_users(id.0, &query.page()?.within(&[])).await?;
     Ok(listed(found.rows.iter().map(view::user).collect(), found.num_all))
+}
+
+/// Lets somebody who waits into an organisation, with some of its groups, and tells him so by mail.
+#[utoipa::path(
+    tag = "permission",
+    request_body = AcceptUserDraft,
+    responses((status = 200, body = shape::tenants::UserDetail)),
+    security(("token" = [])),
+)]
+#[put("/permission/acceptUser")]
+async fn accept(caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
+    let mut form = Form::of(&body);
+    let organization = OrganizationId(form.id("organizationId", None));
+    let id = UserId(form.id("userId", None));
+    let groups = form.distinct_ids("permissionIds");
+    form.finish()?;
+    let permit = caller.write(Resource::OrganizationUsers(organization))?;
+    let missing = || ApiError::not_found(code::USER_DOES_NOT_EXIST);
+    let scope = state.admin().account_scopes(&[id]).await?.pop().ok_or_else(missing)?;
+    let detail = state.admin().user(id, false).await?;
+    let is_in_already = detail
+        .permissions
+        .iter()
+        .any(|p| p.permission.organization_id == Some(organization) && groups.contains(&p.permission.id));
+    if is_in_already {
+        return Err(ApiError::bad_request(code::USER_ALREADY_IN_PERMISSION));
+    }
+    // Nobody is pulled into an organisation who did not ask for it.
+    if !scope.requested.contains(&organization) {
+        return Err(missing());
+    }
+    let named = state.admin().permissions_by_id(&groups).await?;
+    if !named.iter().any(|p| p.organization_id == Some(organization)) {
+        return Err(ApiError::bad_request(code::ID_DOES_NOT_EXIST));
+    }
+    let (of, _) = state.admin().organization(organization).await?;
+    mails::send(&state, mails::access_granted(&state, &detail.user, &of)).await?;
+    let result = state.admin().accept_user(&permit, &caller.changed_by, id, organization, &groups).await;
+    let accepted = result.map_err(|error| match error {
+        AdminError::NotFound => missing(),
+        other => other.into(),
+    })?;
+    let is_own = |of: OrganizationId| caller.read(Resource::OrganizationUsers(of)).is_ok();
+    let mut row = view::with_authors(view::user(&accepted.user), &accepted.user.stamps);
+    row["permissions"] = accepted
+        .permissions
+        .iter()
+        .filter(|p| p.permission.organization_id.is_some_and(is_own))
+        .map(|p| view::permission(&p.permission))
+        .collect();
+    row["requestedOrganizations"] =
+        accepted.requested_organizations.iter().filter(|o| is_own(o.id)).map(view::organization).collect();
+    Ok(ok(row))
 }

@@ -13,7 +13,7 @@ use crate::config::PAGE_LIMIT_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::listed;
-use crate::openapi::Listed;
+use crate::openapi::{Listed, content};
 use crate::page::Query;
 use crate::validate::MASK;
 
@@ -31,7 +31,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 #[utoipa::path(
     tag = "search",
     params(("q" = String, Query), ("limit" = i64, Query), ("offset" = i64, Query)),
-    responses((status = 200, body = Listed<Value>)),
+    responses((status = 200, body = Listed<content::Found>)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/search")]

@@ -21,6 +21,10 @@ use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, listed, ok};
+use crate::openapi::Listed;
+use crate::openapi::content::{
+    SigfoxConnection, SigfoxDeviceTypeDraft, SigfoxGroup, SigfoxGroupChange, SigfoxGroupDraft, SigfoxId,
+};
 use crate::page::Query;
 use crate::validate::{Form, Rule};
 
@@ -98,7 +102,7 @@ async fn shown(state: &AppState, group: &SigfoxGroupRow) -> Value {
 #[utoipa::path(
     tag = "sigfox",
     params(("organizationId" = i64, Query)),
-    responses((status = 200, body = Value)),
+    responses((status = 200, body = Listed<SigfoxGroup>)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-group")]
@@ -119,12 +123,17 @@ async fn list(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = i64, Path)),
-    responses((status = 200, body = Value)),
+    responses((status = 200)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-group/{id}")]
 async fn read(caller: Caller<Reader>, id: PathId, state: State) -> ApiResult {
-    let group = state.admin().sigfox_group(id.0).await?;
+    let group = match state.admin().sigfox_group(id.0).await {
+        // As in the reference: nothing, and no error.
+        Err(AdminError::NotFound) if caller.principal.is_global_admin() => return Ok(HttpResponse::Ok().finish()),
+        Err(AdminError::NotFound) => return Err(ApiError::forbidden()),
+        other => other?,
+    };
     caller.read(Resource::Organization(group.organization.id))?;
     Ok(ok(shown(&state, &group).await))
 }
@@ -159,8 +168,8 @@ fn of_store(error: AdminError) -> ApiError {
 /// Adds a login at Sigfox, once Sigfox accepts it.
 #[utoipa::path(
     tag = "sigfox",
-    request_body = Object,
-    responses((status = 201, body = Value)),
+    request_body = SigfoxGroupDraft,
+    responses((status = 201, body = SigfoxGroup)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[post("/sigfox-group")]
@@ -183,8 +192,8 @@ async fn create(caller: Caller<ApplicationAdmin>, state: State, JsonBody(body): 
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = i64, Path)),
-    request_body = Object,
-    responses((status = 200, body = Value)),
+    request_body = SigfoxGroupChange,
+    responses((status = 200, body = SigfoxGroup)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[put("/sigfox-group/{id}")]
@@ -203,8 +212,8 @@ async fn update(caller: Caller<ApplicationAdmin>, id: PathId, state: State, Json
 /// Whether Sigfox accepts a login. Nothing is stored.
 #[utoipa::path(
     tag = "sigfox",
-    request_body = Object,
-    responses((status = 200, body = Value)),
+    request_body = SigfoxGroupDraft,
+    responses((status = 200, body = SigfoxConnection)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/sigfox-group/test-connection")]
@@ -226,7 +235,7 @@ async fn test_connection(caller: Caller<Reader>, state: State, JsonBody(body): J
 #[utoipa::path(
     tag = "sigfox",
     params(("groupId" = i64, Query)),
-    responses((status = 200, body = Value)),
+    responses((status = 200, body = Vec<Value>)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-contract")]
@@ -311,8 +320,8 @@ fn device_type_draft(body: &Value) -> ApiResult<(String, Value)> {
 #[utoipa::path(
     tag = "sigfox",
     params(("groupId" = i64, Query)),
-    request_body = Object,
-    responses((status = 201, body = Value)),
+    request_body = SigfoxDeviceTypeDraft,
+    responses((status = 201, body = SigfoxId)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[post("/sigfox-device-type")]
@@ -345,7 +354,7 @@ async fn create_device_type(
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = String, Path), ("groupId" = i64, Query)),
-    request_body = Object,
+    request_body = SigfoxDeviceTypeDraft,
     responses((status = 204)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]

@@ -23,6 +23,7 @@ use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, created};
+use crate::openapi::content::{TargetTrial, TargetTrialResult};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
@@ -35,8 +36,8 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 /// Sends a package to a data target, decoded or as it is, and answers what came of it.
 #[utoipa::path(
     tag = "data-target",
-    request_body = Object,
-    responses((status = 201, body = Value)),
+    request_body = TargetTrial,
+    responses((status = 201, body = TargetTrialResult)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/data-target/testDataTarget")]

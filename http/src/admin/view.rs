@@ -78,8 +78,8 @@ pub fn user(row: &UserRow) -> Value {
         "active": row.is_active,
         "lastLogin": instant_opt(row.last_log_in_at),
         "nameId": row.name_id,
-        // The reference's column is null until somebody waits.
-        "awaitingConfirmation": row.is_awaiting_confirmation.then_some(true),
+        // Null until he waits for the first time.
+        "awaitingConfirmation": row.is_awaiting_confirmation,
         "isSystemUser": row.is_system_user,
         "showWelcomeScreen": row.shows_welcome_screen,
         "expiresOn": instant_opt(row.expires_at),

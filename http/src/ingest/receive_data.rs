@@ -2,7 +2,8 @@
 //!
 //! 204 only once it is durable. The key is in the query or in `X-API-KEY`; missing, empty or unknown: 403. The body is a JSON
 //! object or array of at most 256 KiB in UTF-8, kept byte for byte; `Idempotency-Key` (at most 128 bytes) lets a device send again
-//! without making a second transmission. 503 with `Retry-After` when it cannot be made durable now.
+//! without making a second transmission. 503 with `Retry-After` when it cannot be made durable now,
+//! 429 with `Retry-After` when the key is heard too often.
 
 use std::borrow::Cow;
 use std::time::Instant;
@@ -73,6 +74,7 @@ pub async fn receive(request: HttpRequest, body: Unread, state: web::Data<AppSta
                 StatusCode::FORBIDDEN => metrics.unknown_sender.increment(1),
                 StatusCode::PAYLOAD_TOO_LARGE => metrics.too_large.increment(1),
                 StatusCode::SERVICE_UNAVAILABLE => metrics.later.increment(1),
+                StatusCode::TOO_MANY_REQUESTS => metrics.too_often.increment(1),
                 _ => metrics.bad_request.increment(1),
             }
             Err(error)
@@ -102,6 +104,9 @@ async fn accept(request: &HttpRequest, body: Unread, state: &AppState) -> Result
     match state.ports.intake.accept(arrival).await {
         Ok(_) => Ok(()),
         Err(RefusedArrival::UnknownSender) => Err(unknown_sender()),
+        Err(RefusedArrival::TooOften { retry_after_ms }) => {
+            Err(ApiError::too_many(retry_after_ms.div_ceil(1000).max(1)))
+        }
         Err(RefusedArrival::Later { retry_after_ms, .. }) => Err(ApiError::later(retry_after_ms.div_ceil(1000).max(1))),
     }
 }

@@ -31,7 +31,9 @@ use utoipa_actix_web::AppExt as _;
 
 use crate::server;
 
+pub mod access;
 pub mod applications;
+pub mod content;
 pub mod devices;
 pub mod targets;
 pub mod tenants;

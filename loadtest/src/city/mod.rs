@@ -32,7 +32,7 @@ use crate::oracle::{DutyFigures, DutyId, Oracle};
 use crate::receivers::{Ledger, Receiver};
 use crate::recovery::RecoveryWatch;
 use crate::report::Report;
-use crate::scenario::{Scenario, TargetKind};
+use crate::scenario::{Manner, Scenario, TargetKind};
 use crate::verdict::TargetEnd;
 use crate::world::World;
 
@@ -42,6 +42,8 @@ const LOOK_FOR_LATE_EVERY: Duration = Duration::from_millis(100);
 const COUNTERS_WITHIN: Duration = Duration::from_secs(15);
 /// How long after a Ctrl-C is waited for what is on its way.
 const DRAIN_AFTER_STOP: Duration = Duration::from_secs(10);
+/// After a broker was killed: what nobody has got when nothing moved for this long, it lost.
+const LOST_AFTER: Duration = Duration::from_secs(5);
 
 /// Runs what the command line asks for; the report says what became of it.
 pub async fn run(cli: &Cli) -> anyhow::Result<Report> {
@@ -96,6 +98,8 @@ struct City {
     clock: Arc<RunClock>,
     oracle: Arc<Oracle>,
     receivers: Vec<Arc<Receiver>>,
+    /// Targets that the scenario rewinds.
+    rewound: Vec<usize>,
     /// Listeners and subscribers; end with the city.
     _tasks: JoinSet<()>,
 }
@@ -147,7 +151,9 @@ impl City {
         if fleet.first_http > 0 {
             wait_for_intake(&fleet, world.mqtt_port).await?;
         }
-        Ok(Self { world, api, login, stage, fleet, clock, oracle, receivers, _tasks: tasks })
+        let rewinds = scenario.faults.iter().filter(|fault| fault.manner == Manner::Rewind);
+        let rewound = rewinds.map(|fault| fault.number).collect();
+        Ok(Self { world, api, login, stage, fleet, clock, oracle, receivers, rewound, _tasks: tasks })
     }
 
     /// Load, faults, drain, verdict.
@@ -186,6 +192,8 @@ impl City {
             world: Arc::clone(&self.world),
             clock: Arc::clone(&self.clock),
             recovery: Arc::clone(&recovery),
+            login: self.login.clone(),
+            targets: self.stage.targets.clone(),
             stop: Arc::clone(&stop),
         };
         let faults = tokio::spawn(player.play(scenario.faults.clone()));
@@ -201,11 +209,17 @@ impl City {
         let drain_began = Instant::now();
         let drain_max =
             if watch.is_stopped_early { DRAIN_AFTER_STOP } else { Duration::from_secs_f64(scenario.drain_seconds) };
+        let (mut num_waiting_before, mut moved_at, mut num_lost_by_broker) = (0, drain_began, 0);
         while drain_began.elapsed() < drain_max {
             let num_unaccepted = mqtt.iter().map(MqttDriver::num_unacknowledged).sum::<usize>() as u64;
             let num_waiting = num_unaccepted + http_figures.num_open.load(Relaxed) + self.num_owed();
             if num_waiting == 0 || fault_outcome.is_err() {
                 break;
+            }
+            if num_waiting != num_waiting_before {
+                (num_waiting_before, moved_at) = (num_waiting, Instant::now());
+            } else if scenario.broker_may_lose() && moved_at.elapsed() > LOST_AFTER {
+                num_lost_by_broker += self.oracle.take_back_unseen(self.fleet.first_http);
             }
             self.look(&mut watch, true).await?;
         }
@@ -222,6 +236,9 @@ impl City {
         report.network_repeats = extras.num_repeats.load(Relaxed);
         report.other_events = extras.num_others.load(Relaxed);
         report.http_retries = http_figures.num_retried.load(Relaxed);
+        if num_lost_by_broker > 0 {
+            report.warnings.push(format!("Mosquitto lost {num_lost_by_broker} uplinks that it had acknowledged"));
+        }
         if let Err(error) = fault_outcome {
             report.failures.push(format!("{error:#}"));
         }
@@ -292,6 +309,7 @@ impl City {
                     figures: self.figures(receiver),
                     status: states.as_ref().and_then(|s| s.get(i).cloned()),
                     is_dead: receiver.target.is_dead,
+                    was_rewound: self.rewound.contains(&i),
                     num_bad_headers: receiver.num_bad_headers.load(Relaxed),
                 })
                 .collect();

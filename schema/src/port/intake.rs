@@ -41,6 +41,13 @@ pub enum RefusedArrival {
         /// A sensible wait.
         retry_after_ms: u64,
     },
+    /// This sender is heard too often: the same goes through later, and others are not concerned (429 with Retry-After). Not
+    /// told to brokers: they hand over in order, so one event that waits would hold up everybody's.
+    #[error("heard too often, for {retry_after_ms} ms more")]
+    TooOften {
+        /// When there is room again.
+        retry_after_ms: u64,
+    },
 }
 
 /// Accepts arrivals. Arrivals of one device that are handed in order are logged in that order.

@@ -88,6 +88,8 @@ pub enum Assignment {
         /// Dropped or answered when nothing more will be written for them.
         done: AssignmentDone,
     },
+    /// These may be somebody else's already: drop them at once, and write nothing more.
+    Lost(Vec<PartitionId>),
 }
 
 /// Tells the log that a revocation is complete, at the latest when it is dropped.
@@ -123,8 +125,9 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// Partitions of each topic; never changes.
     fn num_partitions(&self) -> u32;
 
-    /// Appends to a partition of the uplinks topic, in order, all or nothing, and returns once it is durable.
-    /// Appends of one partition that overlap keep the order in which this method was called (first polled).
+    /// Appends to a partition of the uplinks topic, in order, and returns once all of it is durable.
+    /// Appends of one partition that overlap keep the order in which this method was called (first polled), and after one that failed
+    /// none that was called before the failure was known is accepted.
     ///
     /// # Errors
     /// [`LogError::Unavailable`] and [`LogError::Full`] when nothing was written; [`LogError::Unclear`] when it may have been:
@@ -190,6 +193,17 @@ pub trait Log: Debug + Send + Sync + 'static {
 
     /// Completes with the next change of what this node owns. The first call brings what it owns at the start.
     async fn next_assignment(&self) -> Assignment;
+
+    /// Whether the partition is still assigned to this node, as the group says now and not as this node remembers it. Asked around
+    /// the raise of an epoch: a node that slept must not fence the one that works on its partitions now (I8). A log of one node
+    /// always says yes.
+    ///
+    /// # Errors
+    /// When the group cannot be asked now.
+    async fn is_assigned(&self, partition: PartitionId) -> Result<bool, LogError> {
+        let _ = partition;
+        Ok(true)
+    }
 
     /// Whether the log takes appends right now; the text is for `/readyz`.
     async fn health(&self) -> Result<(), LogError>;

@@ -150,15 +150,20 @@ pub struct MemoryLog {
 impl MemoryLog {
     /// A log with dense offsets and `num_partitions` partitions in each topic.
     pub fn new(num_partitions: u32) -> Arc<Self> {
-        Self::build(num_partitions, false)
+        Self::build(num_partitions, false, fresh_name())
     }
 
     /// A log that leaves an offset free after every append and step.
     pub fn with_gaps(num_partitions: u32) -> Arc<Self> {
-        Self::build(num_partitions, true)
+        Self::build(num_partitions, true, fresh_name())
     }
 
-    fn build(num_partitions: u32, has_gaps: bool) -> Arc<Self> {
+    /// The same log every time: its name, which keys of deliveries are made of, is given.
+    pub fn named(num_partitions: u32, has_gaps: bool, store: &str) -> Arc<Self> {
+        Self::build(num_partitions, has_gaps, format!("memory:{store}"))
+    }
+
+    fn build(num_partitions: u32, has_gaps: bool, store: String) -> Arc<Self> {
         assert!(num_partitions > 0, "a topic has at least one partition");
         let stored = || (0..num_partitions).map(|_| Stored::default()).collect();
         let inner = Inner {
@@ -178,7 +183,7 @@ impl MemoryLog {
             has_gaps,
         };
         Arc::new(Self {
-            store: format!("memory:{}", uuid::Uuid::new_v4()),
+            store,
             num_partitions,
             inner: Mutex::new(inner),
             changed: Notify::new(),
@@ -473,6 +478,10 @@ impl Log for MemoryLog {
         }
     }
 
+    async fn is_assigned(&self, partition: PartitionId) -> Result<bool, LogError> {
+        Ok(self.lock().owned.get(partition.0 as usize).copied().unwrap_or(false))
+    }
+
     async fn health(&self) -> Result<(), LogError> {
         let inner = self.lock();
         if inner.is_unavailable || inner.is_closed {
@@ -486,6 +495,10 @@ impl Log for MemoryLog {
         self.lock().is_closed = true;
         Ok(())
     }
+}
+
+fn fresh_name() -> String {
+    format!("memory:{}", uuid::Uuid::new_v4())
 }
 
 /// Reads what `is_wanted`, and goes on behind everything that was looked at.

@@ -35,7 +35,7 @@ fn grants(row: &Row) -> Vec<Grant> {
     found.into_iter().map(of).collect()
 }
 
-async fn find(
+pub(super) async fn find(
     db: &impl GenericClient,
     condition: &str,
     key: &(dyn ToSql + Sync),
@@ -75,13 +75,14 @@ impl AccountStore for PgAdminStore {
     async fn caller_of_api_key(&self, key_hash: &[u8; 32]) -> Result<Option<ApiKeyCaller>, AdminError> {
         let client = self.client().await?;
         let sql = format!(
-            "SELECT k.system_user_id, k.name, k.expires_on, \
+            "SELECT k.id, k.system_user_id, k.name, k.expires_on, \
              (SELECT {GRANTS} FROM api_key_permission kp JOIN permission p ON p.id = kp.permission_id \
               WHERE kp.api_key_id = k.id) AS grants FROM api_key k WHERE k.key_hash = $1"
         );
         let statement = client.prepare_cached(&sql).await.map_err(pg)?;
         let row = client.query_opt(&statement, &[&key_hash.as_slice()]).await.map_err(pg)?;
         Ok(row.map(|row| ApiKeyCaller {
+            key: row.get("id"),
             system_user: UserId(row.get("system_user_id")),
             name: row.get("name"),
             expires_at: row.get("expires_on"),

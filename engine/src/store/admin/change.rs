@@ -17,43 +17,12 @@ use serde_json::Value;
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::policy::{Permit, Resource};
 use sluse_schema::port::StoreError;
+pub use sluse_schema::port::admin::AuditAction as ChangeAction;
 use sluse_schema::port::admin::{AdminError, ChangedBy};
+use sluse_schema::text::without_user_info;
 
+use super::audit_line::AuditLine;
 use super::pg;
-
-/// What was done to a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ChangeAction {
-    Create,
-    Update,
-    Delete,
-    /// Somebody logged in.
-    LogIn,
-    /// Somebody was shown secrets in clear.
-    Reveal,
-}
-
-impl ChangeAction {
-    /// Text form in the change log.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "CREATE",
-            Self::Update => "UPDATE",
-            Self::Delete => "DELETE",
-            Self::LogIn => "LOGIN",
-            Self::Reveal => "REVEAL",
-        }
-    }
-}
-
-/// A line for the log, once it is true.
-#[derive(Debug)]
-struct AuditLine {
-    action: ChangeAction,
-    entity: ChangedEntity,
-    id: i64,
-    name: Option<String>,
-}
 
 /// A transaction that writes administrative rows.
 pub struct Write<'a> {
@@ -104,9 +73,10 @@ impl<'a> Write<'a> {
     async fn read(&self, entity: ChangedEntity, id: i64) -> Result<Option<Value>, AdminError> {
         let Some(table) = table(entity) else { return Ok(None) };
         let links = links(entity);
-        let sql = format!("SELECT (to_jsonb(t) - $2::text[]) || {links} FROM {table} t WHERE t.id = $1");
-        let row = self.transaction.query_opt(&sql, &[&id, &SECRET_COLUMNS.as_slice()]).await.map_err(pg)?;
-        row.map(|r| r.try_get(0)).transpose().map_err(pg)
+        let sql = format!("SELECT to_jsonb(t) || {links} FROM {table} t WHERE t.id = $1");
+        let statement = self.transaction.prepare_cached(&sql).await.map_err(pg)?;
+        let row = self.transaction.query_opt(&statement, &[&id]).await.map_err(pg)?;
+        Ok(row.map(|r| r.try_get(0)).transpose().map_err(pg)?.map(without_secrets))
     }
 
     /// Writes the change log's line and the change event of a row that this transaction changed. `before` is its
@@ -120,12 +90,11 @@ impl<'a> Write<'a> {
     ) -> Result<(), AdminError> {
         let after = if action == ChangeAction::Delete { None } else { self.read(entity, id).await? };
         let name = after.as_ref().or(before.as_ref()).and_then(|v| v.get("name")?.as_str()).map(str::to_owned);
+        let owners = Owners::of(entity, id, before.iter().chain(&after));
+        let statement = self.transaction.prepare_cached(INSERT_LINE).await.map_err(pg)?;
         self.transaction
             .execute(
-                "WITH event AS (INSERT INTO change_event (entity, entity_id) VALUES ($6, $7)) \
-                 INSERT INTO change_log (user_id, principal, remote_address, request_id, action, entity, entity_id, \
-                                         before, after) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                &statement,
                 &[
                     &self.by.user_id(),
                     &self.by.kind.as_str(),
@@ -136,11 +105,22 @@ impl<'a> Write<'a> {
                     &id,
                     &before,
                     &after,
+                    &self.by.credential,
+                    &name,
+                    &owners.organizations,
+                    &owners.applications,
+                    &owners.targets,
                 ],
             )
             .await
             .map_err(pg)?;
-        self.lines.push(AuditLine { action, entity, id, name });
+        self.lines.push(AuditLine {
+            action,
+            kind: entity.reference_name().to_owned(),
+            id: Some(id),
+            name,
+            is_success: true,
+        });
         Ok(())
     }
 
@@ -154,10 +134,10 @@ impl<'a> Write<'a> {
         after: Option<Value>,
     ) -> Result<(), AdminError> {
         let name = after.as_ref().and_then(|v| v.get("name")?.as_str()).map(str::to_owned);
+        let statement = self.transaction.prepare_cached(INSERT_NOTE).await.map_err(pg)?;
         self.transaction
             .execute(
-                "INSERT INTO change_log (user_id, principal, remote_address, request_id, action, entity, entity_id, after) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+                &statement,
                 &[
                     &self.by.user_id(),
                     &self.by.kind.as_str(),
@@ -167,11 +147,15 @@ impl<'a> Write<'a> {
                     &entity.as_str(),
                     &id,
                     &after,
+                    &self.by.credential,
+                    &name,
+                    &organizations_of(self.permit.resource()),
                 ],
             )
             .await
             .map_err(pg)?;
-        self.lines.push(AuditLine { action, entity, id: id.unwrap_or_default(), name });
+        let kind = entity.reference_name().to_owned();
+        self.lines.push(AuditLine { action, kind, id, name, is_success: true });
         Ok(())
     }
 
@@ -200,34 +184,83 @@ impl<'a> Write<'a> {
         }
         self.transaction.commit().await.map_err(pg)?;
         for line in self.lines {
-            tracing::info!(
-                target: "audit",
-                user_id = self.by.user.0,
-                principal = self.by.kind.as_str(),
-                action = line.action.as_str(),
-                entity = line.entity.as_str(),
-                id = line.id,
-                name = line.name,
-                remote_address = self.by.remote_address,
-                request_id = self.by.request_id,
-                "changed"
-            );
+            line.write(self.by);
         }
         Ok(())
     }
 }
 
-/// Columns that never leave their table.
-const SECRET_COLUMNS: [&str; 8] = [
-    "password_hash",
-    "password_enc",
-    "api_key_hash",
-    "api_key_enc",
-    "key_hash",
-    "settings_enc",
-    "secrets_enc",
-    "token_version",
-];
+const INSERT_LINE: &str = "WITH event AS (INSERT INTO change_event (entity, entity_id) VALUES ($6, $7)) \
+     INSERT INTO change_log (user_id, principal, remote_address, request_id, action, entity, entity_id, before, after, \
+                             credential, name, organization_ids) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, ARRAY( \
+         SELECT unnest($12::bigint[]) UNION SELECT organization_id FROM application WHERE id = ANY($13) \
+         UNION SELECT a.organization_id FROM data_target t JOIN application a ON a.id = t.application_id \
+         WHERE t.id = ANY($14) ORDER BY 1))";
+
+const INSERT_NOTE: &str = "INSERT INTO change_log (user_id, principal, remote_address, request_id, action, entity, entity_id, \
+                             after, credential, name, organization_ids) \
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+
+/// Whose the resource of a permit is.
+fn organizations_of(resource: &Resource) -> Vec<i64> {
+    match resource {
+        Resource::Organization(o)
+        | Resource::OrganizationUsers(o)
+        | Resource::OrganizationProfile(o)
+        | Resource::OrganizationGateways(o)
+        | Resource::Application { organization: o, .. } => vec![o.0],
+        Resource::Account { organizations, .. }
+        | Resource::NewAccount { organizations, .. }
+        | Resource::ApiKey { organizations, .. } => organizations.iter().map(|o| o.0).collect(),
+        Resource::Platform | Resource::Shared | Resource::Own(_) => Vec::new(),
+    }
+}
+
+/// Whose administrators may read a line: organisations that the row was or is of, by itself, by an application or by a target.
+#[derive(Debug, Default)]
+struct Owners {
+    organizations: Vec<i64>,
+    applications: Vec<i64>,
+    targets: Vec<i64>,
+}
+
+impl Owners {
+    fn of<'v>(entity: ChangedEntity, id: i64, rows: impl Iterator<Item = &'v Value>) -> Self {
+        let mut owners = Self::default();
+        if entity == ChangedEntity::Organization {
+            owners.organizations.push(id);
+        }
+        for row in rows {
+            let column = |name: &str| row.get(name).and_then(Value::as_i64);
+            let groups = row.get("permissions").and_then(Value::as_array).into_iter().flatten();
+            owners.organizations.extend(groups.filter_map(|group| group.get("organization")?.as_i64()));
+            let requested = row.get("requested_organizations").and_then(Value::as_array).into_iter().flatten();
+            owners.organizations.extend(requested.filter_map(Value::as_i64));
+            owners.organizations.extend(column("organization_id"));
+            owners.applications.extend(column("application_id"));
+            owners.targets.extend(column("data_target_id").or_else(|| column("target_id")));
+        }
+        owners
+    }
+}
+
+/// A row as the change log may show it: columns that hold secrets are left out by their names, passwords in addresses too.
+fn without_secrets(mut row: Value) -> Value {
+    if let Some(columns) = row.as_object_mut() {
+        columns.retain(|name, _| !is_secret_column(name));
+        for value in columns.values_mut() {
+            if let Value::String(text) = value {
+                *text = without_user_info(text);
+            }
+        }
+    }
+    row
+}
+
+fn is_secret_column(name: &str) -> bool {
+    name.ends_with("_enc") || name.ends_with("_hash") || name == "token_version"
+}
 
 fn table(entity: ChangedEntity) -> Option<&'static str> {
     match entity {
@@ -259,7 +292,15 @@ fn links(entity: ChangedEntity) -> &'static str {
         }
         ChangedEntity::User => {
             "jsonb_build_object('permissions', \
-             ARRAY(SELECT permission_id FROM permission_user u WHERE u.user_id = t.id ORDER BY 1))"
+             ARRAY(SELECT jsonb_build_object('id', p.id, 'organization', p.organization_id) FROM permission_user u \
+                   JOIN permission p ON p.id = u.permission_id WHERE u.user_id = t.id ORDER BY p.id), \
+             'requested_organizations', \
+             ARRAY(SELECT organization_id FROM user_requested_organization r WHERE r.user_id = t.id ORDER BY 1))"
+        }
+        ChangedEntity::ApiKey => {
+            "jsonb_build_object('permissions', \
+             ARRAY(SELECT jsonb_build_object('id', p.id, 'organization', p.organization_id) FROM api_key_permission k \
+                   JOIN permission p ON p.id = k.permission_id WHERE k.api_key_id = t.id ORDER BY p.id))"
         }
         ChangedEntity::Application => {
             "jsonb_build_object('permissions', \
@@ -270,5 +311,28 @@ fn links(entity: ChangedEntity) -> &'static str {
              ARRAY(SELECT device_id FROM connection_device d WHERE d.connection_id = t.id ORDER BY 1))"
         }
         _ => "'{}'::jsonb",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_row_is_shown_without_its_secrets() {
+        let row = json!({"id": 1, "name": "a", "password_hash": "x", "secrets_enc": "x", "token_version": 3,
+                         "url": "mqtt://rita:hunter2@broker"});
+        assert_eq!(without_secrets(row), json!({"id": 1, "name": "a", "url": "mqtt://********@broker"}));
+    }
+
+    #[test]
+    fn a_line_is_its_organisations_before_and_after() {
+        let (before, after) = (json!({"organization_id": 1}), json!({"organization_id": 2, "application_id": 7}));
+        let owners = Owners::of(ChangedEntity::Application, 5, [&before, &after].into_iter());
+        assert_eq!((owners.organizations, owners.applications), (vec![1, 2], vec![7]));
+        let user = json!({"permissions": [{"id": 9, "organization": 4}, {"id": 1, "organization": null}]});
+        assert_eq!(Owners::of(ChangedEntity::User, 5, [&user].into_iter()).organizations, [4]);
     }
 }

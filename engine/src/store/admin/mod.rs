@@ -1,22 +1,28 @@
 //! Administration in PostgreSQL: one file per resource, and [`change`], through which every write goes (I5).
 
 mod account;
+mod api_key;
 mod application;
 mod application_list;
 mod application_write;
+mod audit;
+mod audit_line;
 pub mod bootstrap;
 pub mod change;
 mod device_lists;
 mod device_model;
+mod import;
 mod organization;
 mod permission;
 pub mod row;
 mod user;
+mod user_access;
 
 mod connection;
 mod decoder;
 mod device;
 mod inspect;
+mod login;
 mod related;
 mod search;
 mod secrets;
@@ -36,6 +42,7 @@ use super::connect::Store;
 use super::error::{describe, store_error};
 
 pub use bootstrap::{BootstrapError, NewAdmin, ensure_global_admin, reset_password};
+pub use import::{ImportError, NewImport, import_api_key};
 
 /// The administrative store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -108,6 +115,7 @@ fn table_of(table: &str) -> &'static str {
         "data_target" => "data target",
         "payload_decoder" => "payload decoder",
         "device_model" => "device model",
+        "gateway" => "gateway",
         _ => "another row",
     }
 }

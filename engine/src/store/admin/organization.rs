@@ -9,6 +9,7 @@ use sluse_schema::port::admin::{
     PermissionRow,
 };
 
+use super::api_key::{keys_with_groups, remove_groupless};
 use super::change::{ChangeAction, Write};
 use super::{PgAdminStore, pg, row};
 
@@ -82,6 +83,7 @@ impl OrganizationStore for PgAdminStore {
         let mut write = Write::begin(&mut client, permit, by).await?;
         write.check(&Resource::Platform)?;
         let before = write.snapshot(ChangedEntity::Organization, id.0).await?.ok_or(AdminError::NotFound)?;
+        let mut keys = Vec::new();
         // Rows that go with it, so that caches and actors hear of each.
         for (entity, sql) in [
             (
@@ -98,11 +100,15 @@ impl OrganizationStore for PgAdminStore {
         ] {
             let ids: Vec<i64> = write.db().query(sql, &[&id.0]).await.map_err(pg)?.iter().map(|r| r.get(0)).collect();
             write.touch(entity, &ids).await?;
+            if entity == ChangedEntity::Permission {
+                keys = keys_with_groups(&write, &ids).await?;
+            }
         }
         // Applications first: their devices hold on to device models, their connections to decoders.
         write.db().execute("DELETE FROM application WHERE organization_id = $1", &[&id.0]).await.map_err(pg)?;
         let num = write.db().execute("DELETE FROM organization WHERE id = $1", &[&id.0]).await.map_err(pg)?;
         write.record(ChangeAction::Delete, ChangedEntity::Organization, id.0, Some(before)).await?;
+        remove_groupless(&mut write, keys).await?;
         write.commit().await?;
         Ok(NumDeleted(num))
     }

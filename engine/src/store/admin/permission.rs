@@ -9,9 +9,11 @@ use sluse_schema::port::admin::{
     PermissionDetail, PermissionQuery, PermissionRow, PermissionStore, UserRow,
 };
 
+use super::api_key::{keys_with_groups, remove_groupless};
 use super::application::details as application_details;
 use super::change::{ChangeAction, Write};
 use super::row::{OnlyUser, Parts};
+use super::user::{keep_a_global_admin, lock_global_admins};
 use super::{PgAdminStore, pg, row};
 
 /// What a group belongs to, for a decision.
@@ -97,6 +99,9 @@ impl PermissionStore for PgAdminStore {
         let before = write.snapshot(ChangedEntity::Permission, id).await?.ok_or(AdminError::NotFound)?;
         let organization = before["organization_id"].as_i64().map(OrganizationId);
         write.check(&resource_of(organization))?;
+        if organization.is_none() {
+            lock_global_admins(&write).await?;
+        }
         // The web client knows global administrators by the name of their group.
         let update = "UPDATE permission SET name = CASE WHEN organization_id IS NULL THEN name ELSE $2 END, \
                       automatically_add_new_applications = COALESCE($3, automatically_add_new_applications), \
@@ -107,10 +112,10 @@ impl PermissionStore for PgAdminStore {
             .await
             .map_err(pg)?;
         if let Some(users) = &change.users {
-            if organization.is_none() && users.is_empty() {
-                return Err(AdminError::InUse("the last global administrator"));
-            }
             set_users(&write, id, users).await?;
+            if organization.is_none() {
+                keep_a_global_admin(&write).await?;
+            }
         }
         if let (Some(applications), Some(_)) = (&change.applications, organization) {
             set_applications(&write, id, organization, applications).await?;
@@ -130,8 +135,10 @@ impl PermissionStore for PgAdminStore {
             return Err(AdminError::InUse("global administrators"));
         }
         write.check(&resource_of(organization))?;
+        let keys = keys_with_groups(&write, &[id]).await?;
         let num = write.db().execute("DELETE FROM permission WHERE id = $1", &[&id]).await.map_err(pg)?;
         write.record(ChangeAction::Delete, ChangedEntity::Permission, id, Some(before)).await?;
+        remove_groupless(&mut write, keys).await?;
         write.commit().await?;
         Ok(NumDeleted(num))
     }

@@ -6,14 +6,14 @@ use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{OrganizationId, UserId};
 use sluse_schema::policy::{Permit, Resource};
 use sluse_schema::port::admin::{
-    AccountScope, AdminError, ChangedBy, Listed, NewUser, OrganizationRow, Page, PermissionDetail, UserChange,
-    UserDetail, UserListing, UserQuery, UserRow, UserStore,
+    AccessRequest, AccountScope, AdminError, ChangedBy, Listed, NewUser, OrganizationRow, Page, PermissionDetail,
+    UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore,
 };
 use sluse_schema::secret::Secret;
 
 use super::change::{ChangeAction, Write};
 use super::row::{OnlyUser, Parts};
-use super::{PgAdminStore, pg, row};
+use super::{PgAdminStore, pg, row, user_access};
 
 async fn scopes(db: &impl GenericClient, users: &[i64]) -> Result<Vec<AccountScope>, AdminError> {
     let sql = "SELECT u.id, \
@@ -101,7 +101,7 @@ async fn requested_by(db: &impl GenericClient, user: i64) -> Result<Vec<Organiza
     Ok(db.query(&sql, &[&user]).await.map_err(pg)?.iter().map(row::organization).collect())
 }
 
-async fn load(db: &impl GenericClient, id: UserId, with_members: bool) -> Result<UserDetail, AdminError> {
+pub(super) async fn load(db: &impl GenericClient, id: UserId, with_members: bool) -> Result<UserDetail, AdminError> {
     let sql = format!("SELECT {} FROM app_user u WHERE u.id = $1", row::USER);
     let found = db.query_opt(&sql, &[&id.0]).await.map_err(pg)?.ok_or(AdminError::NotFound)?;
     Ok(UserDetail {
@@ -111,13 +111,29 @@ async fn load(db: &impl GenericClient, id: UserId, with_members: bool) -> Result
     })
 }
 
+/// Holds the group of global administrators until the end of the transaction, so that no two of them can remove each other.
+pub(super) async fn lock_global_admins(write: &Write<'_>) -> Result<(), AdminError> {
+    let lock = "SELECT id FROM permission WHERE organization_id IS NULL FOR UPDATE";
+    write.db().query(lock, &[]).await.map_err(pg)?;
+    Ok(())
+}
+
+/// Refuses to leave nobody who could administer everything.
+pub(super) async fn keep_a_global_admin(write: &Write<'_>) -> Result<(), AdminError> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM permission_user m JOIN permission p ON p.id = m.permission_id \
+               JOIN app_user u ON u.id = m.user_id WHERE p.organization_id IS NULL AND u.active AND NOT u.is_system_user \
+               AND (u.expires_on IS NULL OR u.expires_on > now()))";
+    let has_one: bool = write.db().query_one(sql, &[]).await.map_err(pg)?.get(0);
+    if has_one { Ok(()) } else { Err(AdminError::InUse("the last global administrator")) }
+}
+
 #[async_trait]
 impl UserStore for PgAdminStore {
     async fn create_user(&self, permit: &Permit, by: &ChangedBy, new: &NewUser) -> Result<UserDetail, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
         let organizations = organizations_of(write.db(), &new.permissions).await?;
-        write.check(&Resource::Account { user: UserId(0), organizations, is_global_admin: new.is_global_admin })?;
+        write.check(&Resource::NewAccount { organizations, is_global_admin: new.is_global_admin })?;
         let insert = "INSERT INTO app_user (name, email, password_hash, active, expires_on, show_welcome_screen, \
                       created_by, updated_by) VALUES ($1, $2, $3, $4, $5, true, $6, $6) RETURNING id";
         let id: i64 = write
@@ -162,11 +178,20 @@ impl UserStore for PgAdminStore {
             organizations.dedup();
         }
         let is_global_admin = scope.is_global_admin || change.is_global_admin == Some(true);
-        write.check(&Resource::Account { user: id, organizations, is_global_admin })?;
+        if is_global_admin {
+            lock_global_admins(&write).await?;
+        }
+        let account = Resource::Account { user: id, organizations, is_global_admin };
+        // Who one is is one's own business; what one may do is not.
+        write.check(if change.is_identity_only() && permit.covers_write(&Resource::Own(id)) {
+            permit.resource()
+        } else {
+            &account
+        })?;
         let update = "UPDATE app_user SET name = $2, email = COALESCE($3, email), \
                       password_hash = COALESCE($4, password_hash), active = COALESCE($5, active), \
                       expires_on = CASE WHEN $6 THEN $7 ELSE expires_on END, \
-                      token_version = token_version + CASE WHEN $4 IS NULL THEN 0 ELSE 1 END, \
+                      token_version = token_version + CASE WHEN $4 IS NOT NULL OR (active AND $5 IS FALSE) THEN 1 ELSE 0 END, \
                       updated_by = $8, updated_at = now() WHERE id = $1";
         write
             .db()
@@ -186,10 +211,64 @@ impl UserStore for PgAdminStore {
             .await
             .map_err(pg)?;
         set_permissions(&write, id.0, change.permissions.as_deref(), change.is_global_admin).await?;
+        if scope.is_global_admin {
+            keep_a_global_admin(&write).await?;
+        }
         write.record(ChangeAction::Update, ChangedEntity::User, id.0, Some(before)).await?;
         let updated = load(write.db(), id, false).await?;
         write.commit().await?;
         Ok(updated)
+    }
+
+    async fn set_memberships(
+        &self,
+        permits: &[Permit],
+        by: &ChangedBy,
+        id: UserId,
+        permissions: &[i64],
+    ) -> Result<UserDetail, AdminError> {
+        user_access::set_memberships(self, permits, by, id, permissions).await
+    }
+
+    async fn request_access(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        request: &AccessRequest,
+    ) -> Result<UserDetail, AdminError> {
+        user_access::request_access(self, permit, by, id, request).await
+    }
+
+    async fn accept_user(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        organization: OrganizationId,
+        permissions: &[i64],
+    ) -> Result<UserDetail, AdminError> {
+        user_access::accept_user(self, permit, by, id, organization, permissions).await
+    }
+
+    async fn reject_user(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        organization: OrganizationId,
+    ) -> Result<(OrganizationRow, Vec<UserRow>), AdminError> {
+        user_access::reject_user(self, permit, by, id, organization).await
+    }
+
+    async fn is_email_taken(&self, email: &str) -> Result<bool, AdminError> {
+        let client = self.client().await?;
+        let sql = "SELECT EXISTS (SELECT 1 FROM app_user WHERE lower(email) = lower($1))";
+        Ok(client.query_one(sql, &[&email]).await.map_err(pg)?.get(0))
+    }
+
+    async fn addresses_of_admins(&self, organization: OrganizationId) -> Result<Vec<String>, AdminError> {
+        user_access::addresses_of_admins(self, organization).await
     }
 
     async fn hide_welcome(&self, permit: &Permit, by: &ChangedBy, id: UserId) -> Result<bool, AdminError> {

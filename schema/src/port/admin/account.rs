@@ -38,6 +38,8 @@ impl Account {
 /// An API key's system user, with the groups of the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKeyCaller {
+    /// The key's own id.
+    pub key: i64,
     pub system_user: UserId,
     pub name: String,
     pub expires_at: Option<DateTime<Utc>>,

@@ -4,12 +4,15 @@
 //! one transaction (I5). A store checks the permit against the row that it changes, not against the one the caller thought of.
 
 pub mod account;
+pub mod api_key;
 pub mod application;
+pub mod audit;
 pub mod connection;
 pub mod decoder;
 pub mod device;
 pub mod device_model;
 pub mod inspect;
+pub mod login;
 pub mod organization;
 pub mod permission;
 pub mod search;
@@ -19,15 +22,21 @@ pub mod target;
 pub mod user;
 
 pub use account::{Account, AccountStore, ApiKeyCaller};
+pub use api_key::{ApiKeyChange, ApiKeyDetail, ApiKeyRow, ApiKeyStore, NewApiKey};
 pub use application::{
     ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, ApplicationRow, ApplicationStore,
     DashboardCounts, DeviceListing, DeviceSummary, LatestSummary, MapDevice, StatusCheck, TargetSummary,
+};
+pub use audit::{
+    AuditAction, AuditEvent, AuditStore, ChangeLogQuery, ChangeLogRow, LOG_COUNT_MAX, SystemLogEntry, SystemLogQuery,
+    SystemLogRow,
 };
 pub use connection::ConnectionAdminStore;
 pub use decoder::DecoderAdminStore;
 pub use device::DeviceAdminStore;
 pub use device_model::{DeviceModelRow, DeviceModelStore};
 pub use inspect::InspectStore;
+pub use login::LogInStore;
 pub use organization::{OrganizationListing, OrganizationRow, OrganizationStore};
 pub use permission::{
     LevelRow, NewPermission, PermissionChange, PermissionDetail, PermissionQuery, PermissionRow, PermissionStore,
@@ -36,7 +45,9 @@ pub use search::SearchStore;
 pub use share::ShareStore;
 pub use sigfox::SigfoxGroupStore;
 pub use target::TargetAdminStore;
-pub use user::{AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore};
+pub use user::{
+    AccessRequest, AccountScope, NewUser, UserChange, UserDetail, UserListing, UserQuery, UserRow, UserStore,
+};
 
 use chrono::{DateTime, Utc};
 
@@ -57,6 +68,9 @@ pub trait AdminStore:
     + TargetAdminStore
     + ConnectionAdminStore
     + InspectStore
+    + ApiKeyStore
+    + AuditStore
+    + LogInStore
     + SearchStore
     + ShareStore
     + SigfoxGroupStore
@@ -66,9 +80,11 @@ pub trait AdminStore:
 /// Who changes something, for the change log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChangedBy {
-    /// The user, or the system user of an API key; zero for Sluse itself.
+    /// The user, or the system user of an API key; zero for Sluse itself and for nobody.
     pub user: UserId,
     pub kind: PrincipalKind,
+    /// Through which token or key, never the credential itself.
+    pub credential: Option<String>,
     pub remote_address: Option<String>,
     pub request_id: Option<String>,
 }
@@ -76,12 +92,21 @@ pub struct ChangedBy {
 impl ChangedBy {
     /// Sluse itself.
     pub fn system() -> Self {
-        Self { user: UserId(0), kind: PrincipalKind::System, remote_address: None, request_id: None }
+        Self::without_user(PrincipalKind::System, None, None)
     }
 
-    /// The user as a foreign key: nobody for Sluse itself.
+    /// Somebody who did not prove who he is.
+    pub fn nobody(remote_address: Option<String>, request_id: Option<String>) -> Self {
+        Self::without_user(PrincipalKind::Nobody, remote_address, request_id)
+    }
+
+    fn without_user(kind: PrincipalKind, remote_address: Option<String>, request_id: Option<String>) -> Self {
+        Self { user: UserId(0), kind, credential: None, remote_address, request_id }
+    }
+
+    /// The user as a foreign key: none for Sluse itself and for nobody.
     pub fn user_id(&self) -> Option<i64> {
-        (self.kind != PrincipalKind::System).then_some(self.user.0)
+        matches!(self.kind, PrincipalKind::User | PrincipalKind::ApiKey).then_some(self.user.0)
     }
 }
 
@@ -128,6 +153,15 @@ pub struct Page {
 }
 
 impl Page {
+    /// The same, ordered only by one of `names`; any other order is the default: by id, ascending.
+    #[must_use]
+    pub fn within(mut self, names: &[&str]) -> Self {
+        if !self.order_on.as_deref().is_some_and(|name| names.contains(&name)) {
+            (self.order_on, self.is_descending) = (None, false);
+        }
+        self
+    }
+
     /// Everything up to `limit`, by id.
     pub fn first(limit: i64) -> Self {
         Self { limit, offset: 0, order_on: None, is_descending: false }

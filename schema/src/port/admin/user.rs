@@ -21,7 +21,8 @@ pub struct UserRow {
     pub is_active: bool,
     pub last_log_in_at: Option<DateTime<Utc>>,
     pub name_id: Option<String>,
-    pub is_awaiting_confirmation: bool,
+    /// `None` until he waits for the first time.
+    pub is_awaiting_confirmation: Option<bool>,
     pub is_system_user: bool,
     pub shows_welcome_screen: bool,
     pub expires_at: Option<DateTime<Utc>>,
@@ -73,7 +74,7 @@ pub struct NewUser {
 pub struct UserChange {
     pub name: String,
     pub email: Option<String>,
-    /// A new password also makes every token invalid.
+    /// A new password makes every token invalid, and so does deactivating him.
     pub password_hash: Option<Secret>,
     pub is_active: Option<bool>,
     /// Outer `None`: stays; inner `None`: never.
@@ -81,6 +82,25 @@ pub struct UserChange {
     pub is_global_admin: Option<bool>,
     /// `None`: groups stay.
     pub permissions: Option<Vec<i64>>,
+}
+
+impl UserChange {
+    /// Whether it changes nothing but name, address and password.
+    pub fn is_identity_only(&self) -> bool {
+        self.is_active.is_none()
+            && self.expires_at.is_none()
+            && self.is_global_admin.is_none()
+            && self.permissions.is_none()
+    }
+}
+
+/// Somebody asks to be let into organisations.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessRequest {
+    /// His address, when he had none.
+    pub email: Option<String>,
+    /// Added to those that he asked for before.
+    pub organizations: Vec<OrganizationId>,
 }
 
 /// Which users a list holds.
@@ -104,7 +124,12 @@ pub trait UserStore: Debug + Send + Sync + 'static {
     /// [`AdminError::Taken`] when the e-mail is in use.
     async fn create_user(&self, permit: &Permit, by: &ChangedBy, new: &NewUser) -> Result<UserDetail, AdminError>;
 
-    /// Changes a user.
+    /// Changes a user. The permit is for his account in his organisations and in those of the groups that he is to have; his
+    /// own will do for name, address and password.
+    ///
+    /// # Errors
+    /// [`AdminError::Taken`] when the e-mail is in use; [`AdminError::InUse`] when no global administrator would be left who can
+    /// log in.
     async fn update_user(
         &self,
         permit: &Permit,
@@ -112,6 +137,65 @@ pub trait UserStore: Debug + Send + Sync + 'static {
         id: UserId,
         change: &UserChange,
     ) -> Result<UserDetail, AdminError>;
+
+    /// Gives a user exactly these groups in the organisations that the permits are for
+    /// ([`crate::policy::Resource::OrganizationUsers`]); his groups elsewhere stay.
+    ///
+    /// # Errors
+    /// [`AdminError::NotCovered`] for a group that no permit is for.
+    async fn set_memberships(
+        &self,
+        permits: &[Permit],
+        by: &ChangedBy,
+        id: UserId,
+        permissions: &[i64],
+    ) -> Result<UserDetail, AdminError>;
+
+    /// Notes that somebody asks to be let in. The permit is for himself.
+    ///
+    /// # Errors
+    /// [`AdminError::Taken`] when the e-mail is in use, or he has one; [`AdminError::BadReference`] for an organisation that there
+    /// is not.
+    async fn request_access(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        request: &AccessRequest,
+    ) -> Result<UserDetail, AdminError>;
+
+    /// Lets somebody who waits into an organisation, with these of its groups; groups of others are passed over.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`] when he does not wait there; [`AdminError::BadReference`] when none of the groups is the
+    /// organisation's.
+    async fn accept_user(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        organization: OrganizationId,
+        permissions: &[i64],
+    ) -> Result<UserDetail, AdminError>;
+
+    /// Sends somebody away who waits; returns who still does.
+    ///
+    /// # Errors
+    /// [`AdminError::NotFound`] when he does not wait there.
+    async fn reject_user(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: UserId,
+        organization: OrganizationId,
+    ) -> Result<(OrganizationRow, Vec<UserRow>), AdminError>;
+
+    /// Whether somebody has this e-mail, whatever its case.
+    async fn is_email_taken(&self, email: &str) -> Result<bool, AdminError>;
+
+    /// Addresses of an organisation's user administrators, or, without any, of the global administrators. Only of those who can
+    /// log in.
+    async fn addresses_of_admins(&self, organization: OrganizationId) -> Result<Vec<String>, AdminError>;
 
     /// Clears the welcome screen; `true` when it was shown before.
     async fn hide_welcome(&self, permit: &Permit, by: &ChangedBy, id: UserId) -> Result<bool, AdminError>;

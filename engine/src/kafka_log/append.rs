@@ -1,0 +1,407 @@
+//! Appends to the uplinks topic: one thread, one idempotent producer, one round per partition under way at a time.
+//!
+//! A round is what waits for the partition when the round before ended. So appends are batched by themselves, and when one fails nothing
+//! of its partition is under way behind it: everything that waits is refused, and the order of acceptance is the order of the log.
+//! Kafka takes a round in one or a few batches, each whole or not at all. An append of which a part may have been written is
+//! [`LogError::Unclear`]; only one of which certainly nothing was written is [`LogError::Unavailable`].
+//!
+//! Limits: `queue_bytes_max` bytes wait; beyond it appends are refused. Waiting ends after `append_within`.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use metrics::{counter, gauge};
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use sluse_schema::partition::PartitionId;
+use sluse_schema::port::log::LogError;
+use sluse_schema::record::{NewRecord, Offset, Topic};
+use tokio::sync::oneshot;
+
+use super::config::{KafkaLogConfig, OpenKafkaError};
+use super::link::{Condition, Link};
+use super::metrics::APPENDS_FAILED;
+use super::record::{headers_of, key_of};
+use crate::log::metrics::{QUEUE_BYTES, QUEUE_REFUSED, RECORDS_APPENDED};
+
+/// Records of one round, at most.
+const NUM_ROUND_RECORDS_MAX: usize = 5_000;
+/// Bytes of one round, at most; one append is never split.
+const ROUND_BYTES_MAX: usize = 4 << 20;
+/// How long the thread sleeps when nothing waits and nothing is under way.
+const IDLE: Duration = Duration::from_millis(200);
+/// The producer is polled this often while something is under way.
+const POLL: Duration = Duration::from_millis(1);
+
+type Answer = oneshot::Sender<Result<Offset, LogError>>;
+
+struct Append {
+    records: Vec<NewRecord>,
+    answer: Answer,
+}
+
+#[derive(Default)]
+struct Inbox {
+    appends: Vec<(PartitionId, Append)>,
+    is_closed: bool,
+}
+
+/// Where appends are handed in.
+pub struct Appender {
+    inbox: Arc<(Mutex<Inbox>, Condvar)>,
+    num_bytes: Arc<AtomicUsize>,
+    num_bytes_max: usize,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Appender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Appender").field("num_bytes", &self.num_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Appender {
+    /// Starts the thread. `durable` is told of every offset that was written.
+    pub fn start(
+        config: &KafkaLogConfig,
+        condition: &Arc<Condition>,
+        durable: impl Fn(PartitionId, Offset) + Send + 'static,
+    ) -> Result<Self, OpenKafkaError> {
+        let context = AppendContext { link: Link::new("append", condition), reports: Mutex::default() };
+        let producer = BaseProducer::from_config_and_context(&config.appender(), context)
+            .map_err(|error| OpenKafkaError::Config(error.to_string()))?;
+        let inbox = Arc::new((Mutex::new(Inbox::default()), Condvar::new()));
+        let num_bytes = Arc::new(AtomicUsize::new(0));
+        let worker = Worker {
+            producer,
+            topic: config.topic(Topic::Uplinks),
+            inbox: Arc::clone(&inbox),
+            num_bytes: Arc::clone(&num_bytes),
+            lanes: (0..config.num_partitions).map(|_| Lane::default()).collect(),
+            durable: Box::new(durable),
+        };
+        let thread = std::thread::Builder::new().name("sluse-append".into()).spawn(move || worker.run())?;
+        let num_bytes_max = config.queue_bytes_max;
+        Ok(Self { inbox, num_bytes, num_bytes_max, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands records in; the order of calls is the order in the partition. The answer comes when they are durable, or not.
+    pub fn append(
+        &self,
+        partition: PartitionId,
+        records: Vec<NewRecord>,
+    ) -> Result<oneshot::Receiver<Result<Offset, LogError>>, LogError> {
+        let num_bytes: usize = records.iter().map(NewRecord::num_bytes).sum();
+        let (inbox, wake) = &*self.inbox;
+        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.is_closed {
+            return Err(LogError::Unavailable("the log is closed".into()));
+        }
+        let num_before = self.num_bytes.load(Ordering::Relaxed);
+        if num_before > 0 && num_before + num_bytes > self.num_bytes_max {
+            counter!(QUEUE_REFUSED).increment(1);
+            return Err(LogError::Unavailable(format!("{num_before} bytes wait for Kafka already")));
+        }
+        self.num_bytes.fetch_add(num_bytes, Ordering::Relaxed);
+        let (answer, answered) = oneshot::channel();
+        inbox.appends.push((partition, Append { records, answer }));
+        drop(inbox);
+        wake.notify_one();
+        Ok(answered)
+    }
+
+    /// Takes nothing more, finishes what waits, and ends the thread. Blocks up to `append_within`.
+    pub fn close(&self) {
+        let (inbox, wake) = &*self.inbox;
+        inbox.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        wake.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that appends to Kafka has panicked");
+        }
+    }
+}
+
+impl Drop for Appender {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What became of one record: its offset, or why there is none.
+type Outcome = Result<Offset, RDKafkaErrorCode>;
+
+/// Collects delivery reports; they come on the thread that polls.
+struct AppendContext {
+    link: Link,
+    /// Partition, place in the round, outcome.
+    reports: Mutex<Vec<(usize, usize, Outcome)>>,
+}
+
+impl ClientContext for AppendContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.link.say(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.link.note(&error, reason);
+    }
+}
+
+impl ProducerContext for AppendContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
+        let (message, outcome) = match result {
+            Ok(message) => (message, Ok(Offset(u64::try_from(message.offset()).unwrap_or_default()))),
+            Err((error, message)) => (message, Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))),
+        };
+        let partition = usize::try_from(message.partition()).unwrap_or(usize::MAX);
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).push((partition, place, outcome));
+    }
+}
+
+/// Appends of one partition that Kafka was given together.
+struct Round {
+    /// Records of each append, and who waits.
+    appends: Vec<(usize, Answer)>,
+    outcomes: Vec<Option<Outcome>>,
+    num_open: usize,
+    num_bytes: usize,
+}
+
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Append>,
+    round: Option<Round>,
+}
+
+struct Worker {
+    producer: BaseProducer<AppendContext>,
+    topic: String,
+    inbox: Arc<(Mutex<Inbox>, Condvar)>,
+    num_bytes: Arc<AtomicUsize>,
+    lanes: Vec<Lane>,
+    durable: Box<dyn Fn(PartitionId, Offset) + Send>,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let is_busy = self.lanes.iter().any(|lane| lane.round.is_some());
+            let is_closed = self.take_in(!is_busy);
+            for partition in 0..self.lanes.len() {
+                self.begin_round(partition);
+            }
+            if self.lanes.iter().any(|lane| lane.round.is_some()) {
+                self.producer.poll(POLL);
+                self.note_reports();
+            } else {
+                if is_closed {
+                    return;
+                }
+                self.producer.poll(Duration::ZERO);
+            }
+            gauge!(QUEUE_BYTES).set(self.num_bytes.load(Ordering::Relaxed) as f64);
+        }
+    }
+
+    /// Puts what came in into its lanes; waits for something when there is nothing else to do. `true` once closed.
+    fn take_in(&mut self, may_wait: bool) -> bool {
+        let (inbox, wake) = &*self.inbox;
+        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if may_wait && inbox.appends.is_empty() && !inbox.is_closed {
+            inbox = wake.wait_timeout(inbox, IDLE).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let (appends, is_closed) = (std::mem::take(&mut inbox.appends), inbox.is_closed);
+        drop(inbox);
+        for (partition, append) in appends {
+            self.lanes[partition.0 as usize].waiting.push_back(append);
+        }
+        is_closed
+    }
+
+    fn begin_round(&mut self, partition: usize) {
+        let lane = &mut self.lanes[partition];
+        if lane.round.is_some() || lane.waiting.is_empty() {
+            return;
+        }
+        let mut round = Round { appends: Vec::new(), outcomes: Vec::new(), num_open: 0, num_bytes: 0 };
+        let mut records = Vec::new();
+        while let Some(append) = lane.waiting.front() {
+            let num_bytes: usize = append.records.iter().map(NewRecord::num_bytes).sum();
+            let is_full = records.len() + append.records.len() > NUM_ROUND_RECORDS_MAX
+                || round.num_bytes + num_bytes > ROUND_BYTES_MAX;
+            if is_full && !records.is_empty() {
+                break;
+            }
+            let Some(append) = lane.waiting.pop_front() else { break };
+            round.appends.push((append.records.len(), append.answer));
+            round.num_bytes += num_bytes;
+            records.extend(append.records);
+        }
+        round.outcomes = vec![None; records.len()];
+        let mut failed = None;
+        for (place, record) in records.iter().enumerate() {
+            let outcome = match failed {
+                // Nothing is sent behind a record that was not taken.
+                Some(code) => Err(code),
+                None => self.send(partition, place, record),
+            };
+            match outcome {
+                Ok(()) => round.num_open += 1,
+                Err(code) => {
+                    failed = Some(code);
+                    round.outcomes[place] = Some(Err(code));
+                }
+            }
+        }
+        self.lanes[partition].round = Some(round);
+        if self.lanes[partition].round.as_ref().is_some_and(|round| round.num_open == 0) {
+            self.end_round(partition);
+        }
+    }
+
+    fn send(&self, partition: usize, place: usize, record: &NewRecord) -> Result<(), RDKafkaErrorCode> {
+        let (key, value) = (key_of(record), record.value.as_ref());
+        let mut sent = BaseRecord::with_opaque_to(&self.topic, place)
+            .partition(partition as i32)
+            .key(key.as_str())
+            .payload(value)
+            .timestamp(record.timestamp_ms)
+            .headers(headers_of(record));
+        loop {
+            match self.producer.send(sent) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    sent = back;
+                    self.producer.poll(POLL);
+                }
+                Err((error, _)) => return Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument)),
+            }
+        }
+    }
+
+    fn note_reports(&mut self) {
+        let reports =
+            std::mem::take(&mut *self.producer.context().reports.lock().unwrap_or_else(PoisonError::into_inner));
+        for (partition, place, outcome) in reports {
+            let Some(round) = self.lanes.get_mut(partition).and_then(|lane| lane.round.as_mut()) else { continue };
+            if round.outcomes[place].replace(outcome).is_none() {
+                round.num_open -= 1;
+            }
+        }
+        for partition in 0..self.lanes.len() {
+            if self.lanes[partition].round.as_ref().is_some_and(|round| round.num_open == 0) {
+                self.end_round(partition);
+            }
+        }
+    }
+
+    fn end_round(&mut self, partition: usize) {
+        let lane = &mut self.lanes[partition];
+        let Some(round) = lane.round.take() else { return };
+        self.num_bytes.fetch_sub(round.num_bytes, Ordering::Relaxed);
+        let outcomes: Vec<Outcome> = round.outcomes.into_iter().flatten().collect();
+        if let Some(newest) = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).max() {
+            (self.durable)(PartitionId(partition as u32), *newest);
+            self.producer.context().link.condition().set_trouble(None);
+        }
+        let num_written = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        counter!(RECORDS_APPENDED, "topic" => Topic::Uplinks.name()).increment(num_written as u64);
+        let mut first = 0;
+        let mut failure = None;
+        for (num_records, answer) in round.appends {
+            let verdict = verdict(&outcomes[first..first + num_records], &mut failure);
+            first += num_records;
+            count_failure(&verdict);
+            let _ = answer.send(verdict);
+        }
+        let Some(code) = failure else { return };
+        tracing::warn!(partition, error = %code, "Kafka did not take an append, what waits behind it is refused");
+        for append in lane.waiting.drain(..) {
+            self.num_bytes.fetch_sub(append.records.iter().map(NewRecord::num_bytes).sum(), Ordering::Relaxed);
+            let refused = Err(LogError::Unavailable(format!("an append before this one failed: {code}")));
+            count_failure(&refused);
+            let _ = append.answer.send(refused);
+        }
+    }
+}
+
+fn count_failure(verdict: &Result<Offset, LogError>) {
+    match verdict {
+        Ok(_) => {}
+        Err(LogError::Unclear(_)) => counter!(APPENDS_FAILED, "outcome" => "unclear").increment(1),
+        Err(_) => counter!(APPENDS_FAILED, "outcome" => "unavailable").increment(1),
+    }
+}
+
+/// Whether a record that failed so is certainly not in the log.
+fn is_certainly_unwritten(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::QueueFull
+            | RDKafkaErrorCode::PurgeQueue
+            | RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidTimestamp
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidArgument
+            | RDKafkaErrorCode::UnknownTopic
+            | RDKafkaErrorCode::UnknownPartition
+            | RDKafkaErrorCode::UnknownTopicOrPartition
+            | RDKafkaErrorCode::TopicAuthorizationFailed
+            | RDKafkaErrorCode::ClusterAuthorizationFailed
+            | RDKafkaErrorCode::PolicyViolation
+    )
+}
+
+/// What one append is told. `failure` is the first failure of its round so far: what stands behind it is not accepted either, though
+/// it may have been written.
+fn verdict(outcomes: &[Outcome], failure: &mut Option<RDKafkaErrorCode>) -> Result<Offset, LogError> {
+    let before = *failure;
+    let first_failed = outcomes.iter().find_map(|outcome| outcome.as_ref().err().copied());
+    *failure = before.or(first_failed);
+    let Some(code) = *failure else {
+        return Ok(outcomes.first().and_then(|outcome| outcome.as_ref().ok().copied()).unwrap_or_default());
+    };
+    let is_unwritten = outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|code| is_certainly_unwritten(*code)));
+    if is_unwritten {
+        Err(LogError::Unavailable(format!("Kafka refuses it: {code}")))
+    } else {
+        Err(LogError::Unclear(format!("Kafka did not acknowledge it: {code}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATE: Outcome = Err(RDKafkaErrorCode::MessageTimedOut);
+    const LARGE: Outcome = Err(RDKafkaErrorCode::MessageSizeTooLarge);
+
+    /// The verdicts of a round whose appends have these outcomes: the offset, `?` for unclear, `-` for not written.
+    fn verdicts(appends: &[&[Outcome]]) -> Vec<String> {
+        let mut failure = None;
+        let told = appends.iter().map(|outcomes| match verdict(outcomes, &mut failure) {
+            Ok(offset) => offset.to_string(),
+            Err(LogError::Unclear(_)) => "?".to_owned(),
+            Err(_) => "-".to_owned(),
+        });
+        told.collect()
+    }
+
+    #[test]
+    fn what_stands_behind_a_failure_is_not_accepted_even_when_it_was_written() {
+        let ok = |offset| Ok(Offset(offset));
+        assert_eq!(verdicts(&[&[ok(5), ok(6)], &[ok(7)]]), ["5", "7"]);
+        assert_eq!(verdicts(&[&[ok(5)], &[LATE], &[ok(6)], &[LARGE]]), ["5", "?", "?", "-"]);
+        assert_eq!(verdicts(&[&[LARGE], &[LARGE, LARGE]]), ["-", "-"]);
+        assert_eq!(verdicts(&[&[ok(5), LARGE]]), ["?"]);
+    }
+}

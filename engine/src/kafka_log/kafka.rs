@@ -1,0 +1,393 @@
+//! [`KafkaLog`]: the port over Kafka. Each part runs on a thread of its own, none on an arbiter: appends, steps, the group, reading.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::config::FromClientConfigAndContext as _;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use sluse_schema::id::TargetId;
+use sluse_schema::partition::PartitionId;
+use sluse_schema::port::log::{Assignment, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
+use sluse_schema::record::{LogIdentity, NewRecord, Offset, Position, Resolution, Step, Topic};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::append::Appender;
+use super::config::{KafkaLogConfig, OpenKafkaError};
+use super::group::Group;
+use super::lease::Lease;
+use super::link::{Condition, Link};
+use super::membership::Membership;
+use super::reader::{Reader, Views, index};
+use super::steps::{Ends, Stepper};
+use super::topics::Topics;
+use super::view::{Attempt, View};
+
+/// How long a read waits for Kafka.
+const READ_WITHIN: Duration = Duration::from_secs(15);
+/// One question to Kafka.
+const ASK_WITHIN: Duration = Duration::from_secs(10);
+/// A wait for new records ends after this long anyway.
+const WAIT_AT_MOST: Duration = Duration::from_secs(1);
+/// `/readyz` is answered within 2 s.
+const HEALTH_WITHIN: Duration = Duration::from_millis(1_500);
+/// What a scan takes in one go.
+const SCAN: ReadLimit = ReadLimit { num_records_max: 4_096, num_bytes_max: 4 << 20 };
+const NO_FLOOR: u64 = u64::MAX;
+
+/// The log of several nodes, in Kafka.
+#[derive(Debug)]
+pub struct KafkaLog {
+    config: Arc<KafkaLogConfig>,
+    identity: LogIdentity,
+    condition: Arc<Condition>,
+    membership: Arc<Membership>,
+    views: Views,
+    appender: Arc<Appender>,
+    stepper: Arc<Stepper>,
+    group: Arc<Group>,
+    reader: Arc<Reader>,
+    floors: [Vec<AtomicU64>; 2],
+    is_closed: AtomicBool,
+}
+
+impl KafkaLog {
+    /// Connects, makes the topics if they are missing, and joins the group in the background.
+    ///
+    /// # Errors
+    /// [`OpenKafkaError`] says what to do.
+    pub async fn open(config: KafkaLogConfig) -> Result<Arc<Self>, OpenKafkaError> {
+        if let Some(name) = config.forbidden_property() {
+            return Err(OpenKafkaError::Property(name.to_owned()));
+        }
+        let config = Arc::new(config);
+        let condition = Arc::new(Condition::default());
+        let topics = Topics::new(&config, Link::new("admin", &condition))?;
+        let cluster_id = topics.cluster_id()?;
+        topics.ensure().await?;
+        drop(topics);
+        let identity = LogIdentity { store: format!("kafka:{cluster_id}:{}", config.group()), incarnation: 0 };
+
+        let views = |topic| -> Vec<Arc<View>> {
+            let view = |p| Arc::new(View::new(topic, PartitionId(p), config.tail_cache_bytes_max));
+            (0..config.num_partitions).map(view).collect()
+        };
+        let views: Views = Arc::new([views(Topic::Uplinks), views(Topic::Deliveries)]);
+        let membership = Arc::new(Membership::default());
+        let reader = Arc::new(Reader::start(&config, &condition, &views, Box::new(|_, _, _, _| ()))?);
+        let appender = Appender::start(&config, &condition, {
+            let views = Arc::clone(&views);
+            move |partition, offset| views[index(Topic::Uplinks)][partition.0 as usize].reach(offset)
+        })?;
+        let appender = Arc::new(appender);
+        let group = Arc::new(Group::start(&config, &condition, &membership, {
+            let views = Arc::clone(&views);
+            move |partition| {
+                let state = views[index(Topic::Deliveries)][partition.0 as usize].lock();
+                state.live.is_open.then(|| state.live.reel.next())
+            }
+        })?);
+        let ends = LogEnds { views: Arc::clone(&views), reader: Arc::clone(&reader) };
+        let stepper = Arc::new(Stepper::start(&config, &condition, &membership, &group, ends)?);
+        let floors = || (0..config.num_partitions).map(|_| AtomicU64::new(NO_FLOOR)).collect();
+        Ok(Arc::new(Self {
+            identity,
+            condition,
+            membership,
+            views,
+            appender,
+            stepper,
+            group,
+            reader,
+            floors: [floors(), floors()],
+            is_closed: AtomicBool::new(false),
+            config,
+        }))
+    }
+
+    /// Until when this node may act for what it owns.
+    pub fn lease(&self) -> Arc<Lease> {
+        Arc::clone(&self.membership.lease)
+    }
+
+    /// Drops the records below `before` at once, as far as the floor allows. Gives the new start.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`].
+    #[doc(hidden)]
+    pub async fn trim_to(&self, topic: Topic, partition: PartitionId, before: Offset) -> Result<Offset, LogError> {
+        let floor = self.floors[index(topic)][partition.0 as usize].load(Ordering::Acquire);
+        let before = before.min(Offset(floor));
+        let failed = |error: rdkafka::error::KafkaError| LogError::Unavailable(error.to_string());
+        let admin: AdminClient<Link> =
+            AdminClient::from_config_and_context(&self.config.admin(), Link::new("admin", &self.condition))
+                .map_err(failed)?;
+        let mut list = TopicPartitionList::with_capacity(1);
+        let name = self.config.topic(topic);
+        list.add_partition_offset(&name, partition.0 as i32, KafkaOffset::Offset(before.0 as i64)).map_err(failed)?;
+        let trimmed = admin.delete_records(&list, &AdminOptions::new()).await.map_err(failed)?;
+        for element in trimmed.elements() {
+            element.error().map_err(failed)?;
+        }
+        let view = self.view(topic, partition)?;
+        let end = view.lock().end;
+        Ok(view.set_bounds(before, end).0)
+    }
+
+    fn view(&self, topic: Topic, partition: PartitionId) -> Result<&Arc<View>, LogError> {
+        self.views[index(topic)].get(partition.0 as usize).ok_or_else(|| {
+            let num_partitions = self.config.num_partitions;
+            LogError::Unavailable(format!("there is no partition {partition}, the log has {num_partitions}"))
+        })
+    }
+
+    /// Asks Kafka something, off the arbiter.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Reader) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        let reader = Arc::clone(&self.reader);
+        let answered = tokio::task::spawn_blocking(move || question(&reader)).await;
+        answered.unwrap_or_else(|error| Err(LogError::Unavailable(format!("a question to Kafka ended early: {error}"))))
+    }
+
+    async fn ask_bounds(&self, view: &View) -> Result<(Offset, Offset), LogError> {
+        let (topic, partition) = (view.topic, view.partition);
+        let (start, end) = self.ask(move |reader| reader.ask_bounds(topic, partition, ASK_WITHIN)).await?;
+        Ok(view.set_bounds(start, end))
+    }
+
+    /// Reads from wherever `from` is in memory, or has a reader put there.
+    async fn read_view(
+        &self,
+        view: &View,
+        from: Offset,
+        limit: ReadLimit,
+        key: Option<i64>,
+        may_move_live: bool,
+    ) -> Result<ReadBatch, LogError> {
+        let deadline = Instant::now() + READ_WITHIN;
+        let mut changes = view.subscribe();
+        let mut turn = None;
+        loop {
+            changes.borrow_and_update();
+            match view.try_read(from, limit, key, may_move_live, turn.is_some()) {
+                Attempt::Done(outcome) => return outcome,
+                Attempt::AskBounds => drop(self.ask_bounds(view).await?),
+                Attempt::GoBack => turn = Some(view.back_turn.lock().await),
+                Attempt::Wait => {
+                    self.reader.wake();
+                    if timeout_at(deadline, changes.changed()).await.is_err() {
+                        let trouble = view.trouble().or_else(|| self.condition.trouble());
+                        let trouble = trouble.unwrap_or_else(|| "it does not answer".to_owned());
+                        return Err(LogError::Unavailable(format!("Kafka gives no records: {trouble}")));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What steps are checked against.
+struct LogEnds {
+    views: Views,
+    reader: Arc<Reader>,
+}
+
+impl Ends for LogEnds {
+    fn reaches(&self, partition: PartitionId, next: Offset) -> Result<bool, LogError> {
+        let Some(view) = self.views[index(Topic::Uplinks)].get(partition.0 as usize) else { return Ok(false) };
+        if next <= view.lock().end {
+            return Ok(true);
+        }
+        let (start, end) = self.reader.ask_bounds(Topic::Uplinks, partition, ASK_WITHIN)?;
+        Ok(next <= view.set_bounds(start, end).1)
+    }
+
+    fn delivered(&self, partition: PartitionId, offset: Offset) {
+        if let Some(view) = self.views[index(Topic::Deliveries)].get(partition.0 as usize) {
+            view.reach(offset);
+        }
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    fn identity(&self) -> LogIdentity {
+        self.identity.clone()
+    }
+
+    fn num_partitions(&self) -> u32 {
+        self.config.num_partitions
+    }
+
+    async fn append(&self, partition: PartitionId, records: Vec<NewRecord>) -> Result<Offset, LogError> {
+        self.view(Topic::Uplinks, partition)?;
+        if records.is_empty() {
+            return Ok(self.bounds(Topic::Uplinks, partition).await?.1);
+        }
+        let answered = self.appender.append(partition, records)?;
+        answered.await.unwrap_or_else(|_| Err(LogError::Unclear("the thread that appends has ended".into())))
+    }
+
+    async fn commit_step(&self, step: Step) -> Result<(), LogError> {
+        self.view(Topic::Uplinks, step.partition)?;
+        self.stepper.commit(step).await
+    }
+
+    async fn committed(&self, partition: PartitionId) -> Result<Option<Offset>, LogError> {
+        self.view(Topic::Uplinks, partition)?;
+        self.stepper.committed(partition).await
+    }
+
+    async fn read(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<ReadBatch, LogError> {
+        let view = self.view(topic, partition)?;
+        self.read_view(view, from, limit, None, true).await
+    }
+
+    async fn wait_for(&self, topic: Topic, partition: PartitionId, offset: Offset) {
+        let Ok(view) = self.view(topic, partition) else { return std::future::pending().await };
+        let mut changes = view.subscribe();
+        let reached = async {
+            loop {
+                changes.borrow_and_update();
+                if view.lock().end > offset {
+                    return;
+                }
+                let _ = changes.changed().await;
+            }
+        };
+        let _ = timeout(WAIT_AT_MOST, reached).await;
+    }
+
+    async fn bounds(&self, topic: Topic, partition: PartitionId) -> Result<(Offset, Offset), LogError> {
+        let view = self.view(topic, partition)?;
+        match view.recent_bounds() {
+            Some(bounds) => Ok(bounds),
+            None => self.ask_bounds(view).await,
+        }
+    }
+
+    async fn offset_at(&self, topic: Topic, partition: PartitionId, at_ms: i64) -> Result<Offset, LogError> {
+        let view = self.view(topic, partition)?;
+        let found = self.ask(move |reader| reader.ask_offset_at(topic, partition, at_ms, ASK_WITHIN)).await?;
+        let Some(mut at) = found else { return Ok(self.bounds(topic, partition).await?.1) };
+        at = at.max(view.lock().start);
+        if topic == Topic::Uplinks {
+            return Ok(at);
+        }
+        // Kafka counts the marks of transactions too, and those bear the time of the commit: the record comes after it.
+        let (_, end) = self.bounds(topic, partition).await?;
+        while at < end {
+            let batch = self.read_view(view, at, SCAN, None, false).await?;
+            if let Some(record) = batch.records.iter().find(|record| record.timestamp_ms >= at_ms) {
+                return Ok(record.offset);
+            }
+            at = batch.next;
+        }
+        Ok(at)
+    }
+
+    async fn read_target(
+        &self,
+        partition: PartitionId,
+        target: TargetId,
+        from: Offset,
+        limit: ReadLimit,
+    ) -> Result<ReadBatch, LogError> {
+        let view = self.view(Topic::Deliveries, partition)?;
+        self.read_view(view, from, limit, Some(target.0), false).await
+    }
+
+    async fn backlog(
+        &self,
+        partition: PartitionId,
+        target: TargetId,
+        from: Offset,
+        until: Offset,
+    ) -> Result<TargetBacklog, LogError> {
+        let view = self.view(Topic::Deliveries, partition)?;
+        let (start, end) = self.bounds(Topic::Deliveries, partition).await?;
+        let (mut at, until) = (from.max(start), until.min(end));
+        let mut backlog = TargetBacklog::default();
+        while at < until {
+            let batch = self.read_view(view, at, SCAN, Some(target.0), false).await?;
+            for record in batch.records.iter().filter(|record| record.offset < until) {
+                backlog.num_records += 1;
+                backlog.first.get_or_insert((record.offset, record.timestamp_ms));
+            }
+            at = batch.next;
+        }
+        Ok(backlog)
+    }
+
+    async fn resolve(&self, topic: Topic, partition: PartitionId, stored: &Position) -> Result<Resolution, LogError> {
+        if stored.log.store != self.identity.store || stored.log.incarnation > self.identity.incarnation {
+            return Ok(Resolution::OtherLog);
+        }
+        let (start, end) = self.bounds(topic, partition).await?;
+        if stored.offset < start {
+            return Ok(Resolution::Expired { start });
+        }
+        if stored.offset > end {
+            tracing::error!(
+                topic = topic.name(),
+                partition = partition.0,
+                stored = %stored.offset,
+                %end,
+                "a stored position lies beyond the topic's end: the topic has lost records, or was made anew"
+            );
+        }
+        Ok(Resolution::At(stored.offset.min(end)))
+    }
+
+    /// Kafka's retention knows no floor: what fell out is counted expired.
+    fn set_retention_floor(&self, topic: Topic, partition: PartitionId, floor: Offset) {
+        if let Some(stored) = self.floors[index(topic)].get(partition.0 as usize) {
+            stored.store(floor.0, Ordering::Release);
+        }
+    }
+
+    async fn next_assignment(&self) -> Assignment {
+        self.membership.next_assignment().await
+    }
+
+    /// Waits until the group has answered lately: what this node remembers from before it slept is no answer.
+    async fn is_assigned(&self, partition: PartitionId) -> Result<bool, LogError> {
+        self.membership.lease.held().await;
+        Ok(self.membership.owned().contains(&partition))
+    }
+
+    async fn health(&self) -> Result<(), LogError> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(LogError::Unavailable("the log is closed".into()));
+        }
+        if let Some(reason) = self.condition.replaced() {
+            return Err(LogError::Unavailable(reason));
+        }
+        self.ask(|reader| reader.ask_anything(HEALTH_WITHIN)).await
+    }
+
+    async fn close(&self) -> Result<(), LogError> {
+        if self.is_closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        let (appender, stepper, group) =
+            (Arc::clone(&self.appender), Arc::clone(&self.stepper), Arc::clone(&self.group));
+        // Each of these waits for a thread.
+        let closed = tokio::task::spawn_blocking(move || {
+            appender.close();
+            stepper.close();
+            group.close();
+        });
+        closed.await.map_err(|error| LogError::Unavailable(format!("the log was not closed: {error}")))
+    }
+}

@@ -1,0 +1,25 @@
+//! The log of several nodes, in Kafka: the [`Log`](sluse_schema::port::Log) with nothing lost whichever of them dies.
+//!
+//! Reading order: [`kafka`] (the port), [`append`] (uplinks in), [`steps`] with [`transaction`] (deliveries and positions, all or nothing),
+//! [`group`] with [`membership`] and [`lease`] (who owns what), [`reader`] with [`view`] and [`reel`] (what is read), [`topics`], [`config`].
+
+pub mod append;
+pub mod config;
+pub mod group;
+pub mod kafka;
+pub mod lease;
+pub mod link;
+pub mod membership;
+pub mod metrics;
+mod native;
+pub mod reader;
+mod record;
+pub mod reel;
+pub mod steps;
+pub mod topics;
+pub mod transaction;
+pub mod view;
+
+pub use config::{KafkaLogConfig, OpenKafkaError};
+pub use kafka::KafkaLog;
+pub use lease::{Lease, LeasedSenders};

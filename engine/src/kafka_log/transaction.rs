@@ -1,0 +1,324 @@
+//! The transactional producer: made, made known to Kafka, used for one transaction at a time, and made anew when it is of no more use.
+//!
+//! It is polled every millisecond while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
+//! they wait in long steps otherwise.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use rdkafka::ClientContext;
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, PurgeConfig};
+use rdkafka::topic_partition_list::TopicPartitionList;
+use sluse_schema::partition::PartitionId;
+use sluse_schema::record::{NewRecord, Offset, Topic};
+
+use super::config::KafkaLogConfig;
+use super::link::{Condition, Link};
+use super::metrics::PRODUCERS_RENEWED;
+use super::record::{headers_of, key_of};
+use crate::log::metrics::RECORDS_APPENDED;
+
+/// The producer is polled this often while records are on their way.
+const POLL: Duration = Duration::from_millis(1);
+/// One try to make a producer known.
+const INIT_WITHIN: Duration = Duration::from_secs(5);
+/// Pause after a failed one; longer once another process was seen to use our name, so that the group can say who is who.
+const INIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const INIT_AGAIN_AFTER_FENCED: Duration = Duration::from_secs(3);
+
+/// Why a transaction was not committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Certainly nothing of it is, or will be, in the log.
+    NotWritten(String),
+    /// Its commit was on the way.
+    Unclear(String),
+    /// Nothing of it is in the log, and the group knows another process under this node's name.
+    Replaced,
+}
+
+/// See the head of this file.
+pub struct Producer {
+    config: Arc<KafkaLogConfig>,
+    condition: Arc<Condition>,
+    topic: String,
+    /// With whether it is known to Kafka.
+    current: Option<(BaseProducer<StepContext>, bool)>,
+    not_before: Instant,
+    written: Vec<(PartitionId, Offset)>,
+}
+
+impl std::fmt::Debug for Producer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Producer")
+    }
+}
+
+impl Producer {
+    /// None is made yet.
+    pub fn new(config: Arc<KafkaLogConfig>, condition: Arc<Condition>) -> Self {
+        let topic = config.topic(Topic::Deliveries);
+        Self { config, condition, topic, current: None, not_before: Instant::now(), written: Vec::new() }
+    }
+
+    /// Serves what librdkafka has to say while nothing else is to be done, and makes a producer if there is none.
+    pub fn look_after(&mut self) {
+        if let Some((producer, true)) = &self.current {
+            producer.poll(Duration::ZERO);
+        } else if let Err(reason) = self.make_ready() {
+            tracing::debug!(reason, "the transactional producer is not ready yet");
+        }
+    }
+
+    /// Makes a producer and makes it known to Kafka, which ends whatever an older one under the same name left open.
+    pub fn make_ready(&mut self) -> Result<(), String> {
+        if matches!(self.current, Some((_, true))) {
+            return Ok(());
+        }
+        if Instant::now() < self.not_before {
+            return Err("the transactional producer is being renewed".to_owned());
+        }
+        if self.current.is_none() {
+            let context = StepContext { link: Link::new("step", &self.condition), reports: Mutex::default() };
+            let made = BaseProducer::from_config_and_context(&self.config.stepper(), context);
+            self.current = Some((made.map_err(|error| error.to_string())?, false));
+        }
+        let Some((producer, is_known)) = &mut self.current else { return Err("no producer".to_owned()) };
+        match producer.init_transactions(INIT_WITHIN) {
+            Ok(()) => {
+                *is_known = true;
+                counter!(PRODUCERS_RENEWED).increment(1);
+                Ok(())
+            }
+            Err(error) => {
+                producer.poll(Duration::ZERO);
+                let is_over = matches!(&error, KafkaError::Transaction(error) if !error.is_retriable());
+                if is_over {
+                    self.drop_current(&error);
+                }
+                self.not_before = self.not_before.max(Instant::now() + INIT_AGAIN_AFTER);
+                Err(format!("Kafka does not take the transactional producer: {error}"))
+            }
+        }
+    }
+
+    /// The last records of the transaction that was committed, by partition.
+    pub fn take_written(&mut self) -> Vec<(PartitionId, Offset)> {
+        std::mem::take(&mut self.written)
+    }
+
+    fn drop_current(&mut self, error: &KafkaError) {
+        let is_fenced = matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
+        );
+        let pause = if is_fenced { INIT_AGAIN_AFTER_FENCED } else { INIT_AGAIN_AFTER };
+        tracing::warn!(%error, is_fenced, "the transactional producer is made anew");
+        self.not_before = Instant::now() + pause;
+        self.current = None;
+    }
+
+    /// One transaction with these outputs and positions.
+    pub fn transact<'a>(
+        &mut self,
+        outputs: impl Iterator<Item = &'a (PartitionId, NewRecord)>,
+        positions: &TopicPartitionList,
+        metadata: &ConsumerGroupMetadata,
+    ) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.config.transaction_timeout;
+        self.written.clear();
+        let Some((producer, true)) = &self.current else {
+            return Err(Failure::NotWritten("the transactional producer is not ready".to_owned()));
+        };
+        producer.context().take_reports();
+        if let Err(error) = producer.begin_transaction() {
+            self.drop_current(&error);
+            return Err(Failure::NotWritten(format!("a transaction cannot be begun: {error}")));
+        }
+        match fill(producer, &self.topic, outputs, positions, metadata, deadline) {
+            Ok(()) => {}
+            Err(error) => return Err(self.abort(&error)),
+        }
+        self.commit(deadline)
+    }
+
+    fn commit(&mut self, deadline: Instant) -> Result<(), Failure> {
+        loop {
+            let Some((producer, _)) = &self.current else {
+                return Err(Failure::Unclear("the transactional producer is gone".to_owned()));
+            };
+            let Err(error) = producer.commit_transaction(left(deadline)) else {
+                self.note_written();
+                return Ok(());
+            };
+            let KafkaError::Transaction(why) = &error else {
+                // The flush before it: the commit was not sent.
+                return Err(self.abort(&error));
+            };
+            if why.txn_requires_abort() {
+                return Err(self.abort(&error));
+            }
+            if why.is_retriable() && Instant::now() < deadline {
+                producer.poll(POLL);
+                continue;
+            }
+            self.drop_current(&error);
+            return Err(Failure::Unclear(format!("the commit was not answered: {error}")));
+        }
+    }
+
+    fn note_written(&mut self) {
+        let Some((producer, _)) = &self.current else { return };
+        let reports = producer.context().take_reports();
+        counter!(RECORDS_APPENDED, "topic" => Topic::Deliveries.name()).increment(reports.num_written);
+        self.written = reports.newest;
+    }
+
+    /// Ends a transaction whose commit was not sent: whether or not Kafka hears of the abort, it will not be committed.
+    fn abort(&mut self, why: &KafkaError) -> Failure {
+        let failure = match why.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::FencedInstanceId) => Failure::Replaced,
+            _ => Failure::NotWritten(why.to_string()),
+        };
+        let is_fatal = matches!(why, KafkaError::Transaction(error) if error.is_fatal());
+        if is_fatal {
+            self.drop_current(why);
+            return failure;
+        }
+        let Some((producer, _)) = &self.current else { return failure };
+        let deadline = Instant::now() + self.config.transaction_timeout;
+        producer.purge(PurgeConfig::default().queue().inflight());
+        while producer.in_flight_count() > 0 && Instant::now() < deadline {
+            producer.poll(POLL);
+        }
+        loop {
+            match producer.abort_transaction(left(deadline)) {
+                Ok(()) => break,
+                Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
+                    producer.poll(POLL);
+                }
+                Err(error) => {
+                    self.drop_current(&error);
+                    break;
+                }
+            }
+        }
+        failure
+    }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100))
+}
+
+/// Hands everything over, waits until it is written, and adds the positions.
+fn fill<'a>(
+    producer: &BaseProducer<StepContext>,
+    topic: &str,
+    outputs: impl Iterator<Item = &'a (PartitionId, NewRecord)>,
+    positions: &TopicPartitionList,
+    metadata: &ConsumerGroupMetadata,
+    deadline: Instant,
+) -> Result<(), KafkaError> {
+    for (partition, record) in outputs {
+        send(producer, topic, *partition, record)?;
+    }
+    while producer.in_flight_count() > 0 {
+        producer.poll(POLL);
+        if let Some(code) = producer.context().failed() {
+            return Err(KafkaError::MessageProduction(code));
+        }
+        if Instant::now() > deadline {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+        }
+    }
+    if let Some(code) = producer.context().failed() {
+        return Err(KafkaError::MessageProduction(code));
+    }
+    producer.send_offsets_to_transaction(positions, metadata, left(deadline))
+}
+
+fn send(
+    producer: &BaseProducer<StepContext>,
+    topic: &str,
+    partition: PartitionId,
+    record: &NewRecord,
+) -> Result<(), KafkaError> {
+    let (key, value) = (key_of(record), record.value.as_ref());
+    let mut sent = BaseRecord::to(topic)
+        .partition(partition.0 as i32)
+        .key(key.as_str())
+        .payload(value)
+        .timestamp(record.timestamp_ms)
+        .headers(headers_of(record));
+    loop {
+        match producer.send(sent) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                sent = back;
+                producer.poll(POLL);
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+/// What was reported of one transaction's records.
+#[derive(Debug, Default)]
+struct Reports {
+    newest: Vec<(PartitionId, Offset)>,
+    num_written: u64,
+    failed: Option<RDKafkaErrorCode>,
+}
+
+struct StepContext {
+    link: Link,
+    reports: Mutex<Reports>,
+}
+
+impl StepContext {
+    fn take_reports(&self) -> Reports {
+        std::mem::take(&mut *self.reports.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn failed(&self) -> Option<RDKafkaErrorCode> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner).failed
+    }
+}
+
+impl ClientContext for StepContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.link.say(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.link.note(&error, reason);
+    }
+}
+
+impl ProducerContext for StepContext {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(message) => {
+                let partition = PartitionId(u32::try_from(message.partition()).unwrap_or_default());
+                let offset = Offset(u64::try_from(message.offset()).unwrap_or_default());
+                reports.num_written += 1;
+                match reports.newest.iter_mut().find(|(p, _)| *p == partition) {
+                    Some((_, newest)) => *newest = (*newest).max(offset),
+                    None => reports.newest.push((partition, offset)),
+                }
+            }
+            Err((error, _)) => {
+                reports.failed.get_or_insert(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail));
+            }
+        }
+    }
+}

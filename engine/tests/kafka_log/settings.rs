@@ -1,0 +1,76 @@
+//! Topics that contradict the configuration, and ways to reach a broker.
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use sluse_engine::kafka_log::{KafkaLog, KafkaLogConfig, OpenKafkaError};
+use sluse_schema::port::log::Log as _;
+use sluse_schema::record::Topic;
+use sluse_schema::secret::Secret;
+
+use crate::fixture::{P0, append, config, fresh_prefix, open, shared, uplinks};
+use crate::kafka_process::{SASL_PASSWORD, SASL_USER};
+
+async fn make_topic(brokers: &str, name: &str, num_partitions: i32, settings: &[(&str, &str)]) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+    let mut topic = NewTopic::new(name, num_partitions, TopicReplication::Fixed(1));
+    topic.config = settings.to_vec();
+    admin.create_topics([&topic], &AdminOptions::new()).await.unwrap().pop().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_topic_that_contradicts_the_configuration_is_refused_by_name() {
+    let cluster = shared().await;
+    let brokers = cluster.kafka.bootstrap();
+    let large = ("max.message.bytes", "8388608");
+    let cases: [(i32, &[(&str, &str)], &str); 6] = [
+        (3, &[large], "3 partitions"),
+        (4, &[large, ("cleanup.policy", "compact")], "cleanup.policy=compact"),
+        (4, &[large, ("message.timestamp.type", "LogAppendTime")], "message.timestamp.type=LogAppendTime"),
+        (4, &[large, ("min.insync.replicas", "2")], "min.insync.replicas=2"),
+        (4, &[large, ("retention.ms", "3600000")], "retention.ms=3600000"),
+        (4, &[], "max.message.bytes="),
+    ];
+    for (num_partitions, settings, expected) in cases {
+        let config = config(&brokers, &fresh_prefix(), "node-1");
+        let config = KafkaLogConfig { retention_ms: Some(7 * 24 * 3_600_000), ..config };
+        make_topic(&brokers, &config.topic(Topic::Uplinks), num_partitions, settings).await;
+        let error = KafkaLog::open(config).await.unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("sluse.uplinks.v1"), "{error}");
+    }
+    // What keeps longer than it must is fine.
+    let config = config(&brokers, &fresh_prefix(), "node-1");
+    let config = KafkaLogConfig { retention_ms: Some(7 * 24 * 3_600_000), ..config };
+    for topic in [Topic::Uplinks, Topic::Deliveries] {
+        make_topic(&brokers, &config.topic(topic), 4, &[large, ("retention.ms", "-1")]).await;
+    }
+    open(config).await;
+}
+
+#[tokio::test]
+async fn properties_reach_the_broker_and_a_wrong_password_is_said_without_being_shown() {
+    let cluster = shared().await;
+    let mut config = config(&cluster.kafka.sasl_bootstrap(), &fresh_prefix(), "node-1");
+    for (name, value) in [
+        ("security.protocol", "SASL_PLAINTEXT"),
+        ("sasl.mechanism", "PLAIN"),
+        ("sasl.username", SASL_USER),
+        ("sasl.password", SASL_PASSWORD),
+    ] {
+        config.properties.insert(name.to_owned(), Secret::new(value));
+    }
+    let log = open(config.clone()).await;
+    log.append(P0, append("over SASL")).await.unwrap();
+    assert_eq!(uplinks(&*log, P0).await, ["over SASL"]);
+    log.close().await.unwrap();
+
+    config.properties.insert("sasl.password".to_owned(), Secret::new("hunter2"));
+    let error = KafkaLog::open(config.clone()).await.unwrap_err();
+    assert!(matches!(error, OpenKafkaError::Unreachable { .. }), "{error}");
+    assert!(!error.to_string().contains("hunter2"), "{error}");
+
+    config.properties.insert("acks".to_owned(), Secret::new("0"));
+    let error = KafkaLog::open(config).await.unwrap_err();
+    assert!(matches!(&error, OpenKafkaError::Property(name) if name == "acks"), "{error}");
+}
