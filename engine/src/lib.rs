@@ -10,6 +10,7 @@ pub mod engine;
 pub mod identity;
 pub mod kafka_log;
 pub mod log;
+pub mod log_switch;
 pub mod login;
 pub mod mail;
 pub mod metrics;

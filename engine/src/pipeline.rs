@@ -66,6 +66,8 @@ pub enum BuildError {
     #[error("log: {0}")]
     OpenKafka(#[from] crate::kafka_log::OpenKafkaError),
     #[error("log: {0}")]
+    LogSwitch(#[from] crate::log_switch::SwitchError),
+    #[error("log: {0}")]
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
     Decoder(#[from] crate::decoder::PoolError),
@@ -128,6 +130,7 @@ pub async fn build(
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
     let (log, leased_senders) = open_log(config, keys, &senders).await?;
+    crate::log_switch::check(store, log.as_ref(), &config.log.leave, &log_config(config)).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
     let target_ports = TargetPorts {

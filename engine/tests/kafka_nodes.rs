@@ -120,7 +120,7 @@ struct Stage {
     b: Node,
     _kafka: Kafka,
     _postgres: PrivatePostgres,
-    _dir: tempfile::TempDir,
+    _dirs: [tempfile::TempDir; 2],
 }
 
 impl Stage {
@@ -130,7 +130,8 @@ impl Stage {
         dir.disable_cleanup(std::env::var_os("KEEP").is_some());
         let path = dir.path().join("kafka");
         let kafka = tokio::task::spawn_blocking(move || Kafka::start(&path, 1).unwrap()).await.unwrap();
-        let postgres = PrivatePostgres::start(&dir.path().join("postgres")).await.unwrap();
+        let postgres_dir = tempfile::tempdir().unwrap();
+        let postgres = PrivatePostgres::start(postgres_dir.path()).await.unwrap();
         let mut stage = Self {
             client: reqwest::Client::builder().timeout(Duration::from_secs(30)).build().unwrap(),
             brokers: kafka.bootstrap(),
@@ -141,7 +142,7 @@ impl Stage {
             b: Node::new("b", dir.path()),
             _kafka: kafka,
             _postgres: postgres,
-            _dir: dir,
+            _dirs: [dir, postgres_dir],
         };
         stage.a.start(&stage.brokers, &stage.database_url);
         stage.until_ready("a").await;

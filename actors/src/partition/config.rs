@@ -33,6 +33,8 @@ pub struct DeviceStageConfig {
     /// Devices loaded by one query.
     pub num_activate_max: usize,
     pub window: WindowPolicy,
+    /// How long what is open may take when a partition is revoked; with what the targets take, below the log's own deadline.
+    pub revoke_within: Duration,
 }
 
 impl Default for DeviceStageConfig {
@@ -48,6 +50,7 @@ impl Default for DeviceStageConfig {
             num_active_max: 50_000,
             num_activate_max: 1_000,
             window: WindowPolicy::Last(20),
+            revoke_within: Duration::from_secs(6),
         }
     }
 }

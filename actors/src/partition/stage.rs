@@ -10,6 +10,7 @@ use actix_rt::ArbiterHandle;
 use futures_util::future::join_all;
 use sluse_schema::change::ChangeEvent;
 use sluse_schema::partition::PartitionId;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::config::{DevicePorts, DeviceStageConfig};
@@ -31,9 +32,13 @@ struct PartitionHost {
 #[rtype(result = "()")]
 struct Assign(Vec<PartitionId>);
 
+/// `None`: all. What is not finished at the deadline is read again by the next owner.
 #[derive(Debug, Message)]
 #[rtype(result = "bool")]
-struct Release(Option<Vec<PartitionId>>);
+struct Release {
+    partitions: Option<Vec<PartitionId>>,
+    deadline: Option<Instant>,
+}
 
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
@@ -70,7 +75,7 @@ impl Handler<Assign> for PartitionHost {
 impl Handler<Release> for PartitionHost {
     type Result = ResponseFuture<bool>;
 
-    fn handle(&mut self, Release(partitions): Release, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Release { partitions, deadline }: Release, _: &mut Self::Context) -> Self::Result {
         let partitions = partitions.unwrap_or_else(|| self.consumers.keys().copied().collect());
         let released: Vec<_> = partitions.iter().filter_map(|p| self.consumers.remove(p).map(|c| (*p, c))).collect();
         Box::pin(async move {
@@ -80,7 +85,11 @@ impl Handler<Release> for PartitionHost {
                     consumer.release();
                     return false;
                 };
-                let is_clean = deliver_to(&addr, Drain).await.unwrap_or(false);
+                let drained = deliver_to(&addr, Drain);
+                let is_clean = match deadline {
+                    Some(deadline) => timeout_at(deadline, drained).await.is_ok_and(|done| done.unwrap_or(false)),
+                    None => drained.await.unwrap_or(false),
+                };
                 consumer.release();
                 let _ = deliver_to(&addr, Abandon).await;
                 is_clean
@@ -146,6 +155,7 @@ impl Handler<Stop> for PartitionHost {
 #[derive(Clone, Debug)]
 pub struct DeviceStage {
     hosts: Arc<[Addr<PartitionHost>]>,
+    revoke_within: Duration,
 }
 
 impl DeviceStage {
@@ -160,7 +170,7 @@ impl DeviceStage {
                 consumers: HashMap::default(),
             })
         });
-        Self { hosts: hosts.collect() }
+        Self { hosts: hosts.collect(), revoke_within: config.revoke_within }
     }
 
     fn host_of(&self, partition: PartitionId) -> &Addr<PartitionHost> {
@@ -175,9 +185,12 @@ impl DeviceStage {
         Ok(())
     }
 
-    /// Finishes and gives up these partitions; `true` when nothing of them was left unfinished.
+    /// Finishes and gives up these partitions, at the latest after [`DeviceStageConfig::revoke_within`]; `true` when nothing of them was
+    /// left unfinished.
     pub async fn revoke(&self, partitions: &[PartitionId]) -> bool {
-        let released = partitions.iter().map(|p| deliver_to(self.host_of(*p), Release(Some(vec![*p]))));
+        let deadline = Some(Instant::now() + self.revoke_within);
+        let released =
+            partitions.iter().map(|p| deliver_to(self.host_of(*p), Release { partitions: Some(vec![*p]), deadline }));
         join_all(released).await.into_iter().all(|is_clean| is_clean.unwrap_or(false))
     }
 
@@ -198,7 +211,8 @@ impl DeviceStage {
 
     /// Finishes everything within `deadline`, then ends; `true` when nothing was left.
     pub async fn drain(&self, deadline: Duration) -> bool {
-        let released = join_all(self.hosts.iter().map(|host| deliver_to(host, Release(None))));
+        let release = |host| deliver_to(host, Release { partitions: None, deadline: None });
+        let released = join_all(self.hosts.iter().map(release));
         let is_clean = match tokio::time::timeout(deadline, released).await {
             Ok(answers) => answers.into_iter().all(|is_clean| is_clean.unwrap_or(false)),
             Err(_) => false,

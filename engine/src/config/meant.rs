@@ -142,6 +142,8 @@ pub struct LogConfig {
     pub retention: Duration,
     pub retention_bytes_max: u64,
     pub free_bytes_reserve: u64,
+    /// A log that may be left with what it holds.
+    pub leave: String,
 }
 
 /// `[kafka]`, and the brokers of `[log]`.
@@ -427,6 +429,7 @@ fn log(said: &said::LogSaid) -> Result<LogConfig, ConfigError> {
         retention: Duration::from_secs(3600 * u64::from(at_least("log.retention_hours", said.retention_hours, 1)?)),
         retention_bytes_max: at_least("log.retention_bytes_max", said.retention_bytes_max, 1 << 20)?,
         free_bytes_reserve: said.free_bytes_reserve,
+        leave: said.leave.clone(),
     })
 }
 

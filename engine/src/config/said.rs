@@ -93,6 +93,7 @@ section! {
         retention_hours: u32 = 168,
         retention_bytes_max: u64 = 20 << 30,
         free_bytes_reserve: u64 = 1 << 30,
+        leave: String = String::new(),
     }
 }
 section! {

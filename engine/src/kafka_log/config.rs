@@ -84,7 +84,7 @@ impl KafkaLogConfig {
             append_within: Duration::from_secs(20),
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(10),
-            revoke_within: Duration::from_secs(7),
+            revoke_within: Duration::from_millis(8_500),
             tail_cache_bytes_max: 4 << 20,
             queue_bytes_max: 64 << 20,
         }

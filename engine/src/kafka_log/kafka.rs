@@ -1,7 +1,7 @@
 //! [`KafkaLog`]: the port over Kafka. Each part runs on a thread of its own, none on an arbiter: appends, steps, the group, reading.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,15 +11,17 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use sluse_schema::id::TargetId;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::{Assignment, Log, LogError, ReadBatch, ReadLimit, TargetBacklog};
-use sluse_schema::record::{LogIdentity, NewRecord, Offset, Position, Resolution, Step, Topic};
+use sluse_schema::record::{LogIdentity, NewRecord, Offset, Position, Record, Resolution, Step, Topic};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::append::Appender;
+use super::blocks::{BLOCK, BlockIndex, Counted};
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::group::Group;
 use super::lease::Lease;
 use super::link::{Condition, Link};
 use super::membership::Membership;
+use super::metrics::INDEX_BLOCKS;
 use super::reader::{Reader, Views, index};
 use super::steps::{Ends, Stepper};
 use super::topics::Topics;
@@ -35,7 +37,18 @@ const WAIT_AT_MOST: Duration = Duration::from_secs(1);
 const HEALTH_WITHIN: Duration = Duration::from_millis(1_500);
 /// What a scan takes in one go.
 const SCAN: ReadLimit = ReadLimit { num_records_max: 4_096, num_bytes_max: 4 << 20 };
+/// Of the block index of one partition: pairs of block and target (32 bytes each), and records whose place is kept (24 bytes each).
+const NUM_POSTINGS_MAX: usize = 250_000;
+const NUM_PLACES_MAX: usize = 200_000;
 const NO_FLOOR: u64 = u64::MAX;
+
+type Indexes = Arc<[Mutex<BlockIndex>]>;
+
+fn observe(indexes: &Indexes, partition: PartitionId, from: Offset, next: Offset, records: &[Record]) {
+    let mut index = indexes[partition.0 as usize].lock().unwrap_or_else(PoisonError::into_inner);
+    index.observe(from, next, records);
+    metrics::gauge!(INDEX_BLOCKS, "partition" => partition.to_string()).set(index.num_blocks() as f64);
+}
 
 /// The log of several nodes, in Kafka.
 #[derive(Debug)]
@@ -45,6 +58,7 @@ pub struct KafkaLog {
     condition: Arc<Condition>,
     membership: Arc<Membership>,
     views: Views,
+    indexes: Indexes,
     appender: Arc<Appender>,
     stepper: Arc<Stepper>,
     group: Arc<Group>,
@@ -76,7 +90,12 @@ impl KafkaLog {
         };
         let views: Views = Arc::new([views(Topic::Uplinks), views(Topic::Deliveries)]);
         let membership = Arc::new(Membership::default());
-        let reader = Arc::new(Reader::start(&config, &condition, &views, Box::new(|_, _, _, _| ()))?);
+        let indexes: Indexes =
+            (0..config.num_partitions).map(|_| Mutex::new(BlockIndex::new(NUM_POSTINGS_MAX, NUM_PLACES_MAX))).collect();
+        let reader = Arc::new(Reader::start(&config, &condition, &views, {
+            let indexes = Arc::clone(&indexes);
+            Box::new(move |partition, from, next, records| observe(&indexes, partition, from, next, records))
+        })?);
         let appender = Appender::start(&config, &condition, {
             let views = Arc::clone(&views);
             move |partition, offset| views[index(Topic::Uplinks)][partition.0 as usize].reach(offset)
@@ -97,6 +116,7 @@ impl KafkaLog {
             condition,
             membership,
             views,
+            indexes,
             appender,
             stepper,
             group,
@@ -141,6 +161,33 @@ impl KafkaLog {
             let num_partitions = self.config.num_partitions;
             LogError::Unavailable(format!("there is no partition {partition}, the log has {num_partitions}"))
         })
+    }
+
+    fn index(&self, partition: PartitionId) -> MutexGuard<'_, BlockIndex> {
+        self.indexes[partition.0 as usize].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the block that `[from, until)` lies in, from its beginning, for the index; counts what is asked for on the way.
+    async fn count_by_reading(
+        &self,
+        view: &View,
+        target: TargetId,
+        from: Offset,
+        until: Offset,
+    ) -> Result<TargetBacklog, LogError> {
+        let mut at = Offset(from.0 / BLOCK * BLOCK).max(view.lock().start);
+        let mut backlog = TargetBacklog::default();
+        while at < until {
+            let batch = self.read_view(view, at, SCAN, None, false).await?;
+            observe(&self.indexes, view.partition, at, batch.next, &batch.records);
+            let counted = batch.records.iter().filter(|r| r.key == target.0 && r.offset >= from && r.offset < until);
+            for record in counted {
+                backlog.num_records += 1;
+                backlog.first.get_or_insert((record.offset, record.timestamp_ms));
+            }
+            at = batch.next;
+        }
+        Ok(backlog)
     }
 
     /// Asks Kafka something, off the arbiter.
@@ -304,7 +351,16 @@ impl Log for KafkaLog {
         limit: ReadLimit,
     ) -> Result<ReadBatch, LogError> {
         let view = self.view(Topic::Deliveries, partition)?;
-        self.read_view(view, from, limit, Some(target.0), false).await
+        let (start, end) = {
+            let state = view.lock();
+            (state.start, state.end)
+        };
+        // What the index says concerns others is passed without reading it.
+        let at = if from < start { from } else { self.index(partition).skip(target.0, from, end.max(from)) };
+        if at > from && at >= end {
+            return Ok(ReadBatch { records: Vec::new(), next: at, end });
+        }
+        self.read_view(view, at, limit, Some(target.0), false).await
     }
 
     async fn backlog(
@@ -319,12 +375,21 @@ impl Log for KafkaLog {
         let (mut at, until) = (from.max(start), until.min(end));
         let mut backlog = TargetBacklog::default();
         while at < until {
-            let batch = self.read_view(view, at, SCAN, Some(target.0), false).await?;
-            for record in batch.records.iter().filter(|record| record.offset < until) {
-                backlog.num_records += 1;
-                backlog.first.get_or_insert((record.offset, record.timestamp_ms));
+            let counted = self.index(partition).count(target.0, at, until);
+            match counted {
+                Counted::Upto(upto, part) => {
+                    backlog.num_records += part.num_records;
+                    backlog.first = backlog.first.or(part.first);
+                    at = upto;
+                }
+                // Read once, from the block's beginning, so that the index knows it from then on.
+                Counted::Unknown(upto) => {
+                    let part = self.count_by_reading(view, target, at, upto).await?;
+                    backlog.num_records += part.num_records;
+                    backlog.first = backlog.first.or(part.first);
+                    at = upto;
+                }
             }
-            at = batch.next;
         }
         Ok(backlog)
     }

@@ -72,6 +72,8 @@ impl Link {
     pub fn note(&self, error: &KafkaError, reason: &str) {
         let client = self.client;
         match error.rdkafka_error_code() {
+            // Its reader is told; it is no error.
+            Some(RDKafkaErrorCode::PartitionEOF) => {}
             Some(RDKafkaErrorCode::FencedInstanceId) => self.replaced_by_another(reason),
             Some(RDKafkaErrorCode::AllBrokersDown) => {
                 tracing::warn!(client, reason, "no Kafka broker can be reached");

@@ -26,5 +26,5 @@ pub fn describe() {
     describe_gauge!(LEASE_HELD, Unit::Count, "1 while the group has confirmed this node lately, so that it may send");
     describe_counter!(FETCHED, Unit::Count, "records read from Kafka, by topic and reader");
     describe_counter!(REPOSITIONED, Unit::Count, "times a reader was put to another offset, by topic and reader");
-    describe_gauge!(INDEX_BLOCKS, Unit::Count, "blocks of the deliveries log whose targets are known");
+    describe_gauge!(INDEX_BLOCKS, Unit::Count, "blocks of the deliveries log whose targets are known, by partition");
 }

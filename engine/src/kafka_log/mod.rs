@@ -1,9 +1,11 @@
 //! The log of several nodes, in Kafka: the [`Log`](sluse_schema::port::Log) with nothing lost whichever of them dies.
 //!
 //! Reading order: [`kafka`] (the port), [`append`] (uplinks in), [`steps`] with [`transaction`] (deliveries and positions, all or nothing),
-//! [`group`] with [`membership`] and [`lease`] (who owns what), [`reader`] with [`view`] and [`reel`] (what is read), [`topics`], [`config`].
+//! [`group`] with [`membership`] and [`lease`] (who owns what), [`reader`] with [`view`], [`reel`] and [`blocks`] (what is read), [`topics`],
+//! [`config`].
 
 pub mod append;
+pub mod blocks;
 pub mod config;
 pub mod group;
 pub mod kafka;

@@ -108,7 +108,10 @@ pub async fn commit(log: &dyn Log, step: Step) -> bool {
             Err(LogError::Unclear(_) | LogError::Fenced { .. }) => match log.committed(step.partition).await {
                 Ok(position) if position == Some(step.next) => return true,
                 Ok(position) if position.unwrap_or_default() == step.from => {}
-                Ok(_) | Err(LogError::Fenced { .. }) => return false,
+                other @ (Ok(_) | Err(LogError::Fenced { .. })) => {
+                    eprintln!("{} [{}, {}): {other:?}", step.partition, step.from, step.next);
+                    return false;
+                }
                 Err(_) => {}
             },
             Err(_) => {}

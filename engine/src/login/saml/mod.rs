@@ -104,6 +104,7 @@ impl Kombit {
             LogInSettingsError::Invalid { setting: "KOMBIT_CERTIFICATEPRIVATEKEY", expected: "a usable RSA key" }
         })?;
         let issuer = settings.issuer.trim();
+        keep_xmlsec_quiet();
         Ok(Self {
             entry_point,
             provider_keys,
@@ -176,6 +177,16 @@ impl Kombit {
             },
         )
     }
+}
+
+/// By default xmlsec writes what it refuses to standard error, past our log: whoever sends nonsense would fill it.
+#[allow(unsafe_code)]
+fn keep_xmlsec_quiet() {
+    unsafe extern "C" {
+        fn xmlSecErrorsDefaultCallbackEnableOutput(enabled: std::ffi::c_int);
+    }
+    // SAFETY: xmlsec/errors.h declares it so; it sets a flag that only the default callback reads.
+    unsafe { xmlSecErrorsDefaultCallbackEnableOutput(0) }
 }
 
 fn own_certificate(said: &str, key: &PKey<Private>) -> Result<Option<X509>, LogInSettingsError> {
