@@ -34,11 +34,8 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take: the delivery is done, only the connection is at stake.
 const DRAIN_MAX: Duration = Duration::from_millis(250);
-const INTEREST: Interest = Interest {
-    num_kept_max: Attempt::ANSWER_BYTES_MAX,
-    num_drained_max: DRAIN_BYTES_MAX,
-    drain_max: DRAIN_MAX,
-};
+const INTEREST: Interest =
+    Interest { num_kept_max: Attempt::ANSWER_BYTES_MAX, num_drained_max: DRAIN_BYTES_MAX, drain_max: DRAIN_MAX };
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -133,8 +130,7 @@ impl HttpSender {
         body: &[u8],
         deadline: Instant,
     ) -> Attempt {
-        let answer =
-            client.post(&content_type(meta), &meta.idempotency_key(), body, INTEREST, deadline).await;
+        let answer = client.post(&content_type(meta), &meta.idempotency_key(), body, INTEREST, deadline).await;
         let answer = match answer {
             Ok(answer) => answer,
             Err(PostError::Resolve(error)) => return unresolved(&error),
@@ -146,13 +142,7 @@ impl HttpSender {
         outcome(answer.status, answer.retry_after.as_deref(), answer.content.into())
     }
 
-    async fn attempt_tls(
-        &self,
-        client: &TlsClient,
-        meta: &DeliveryMeta,
-        body: Bytes,
-        deadline: Instant,
-    ) -> Attempt {
+    async fn attempt_tls(&self, client: &TlsClient, meta: &DeliveryMeta, body: Bytes, deadline: Instant) -> Attempt {
         let response = match timeout_at(deadline, client.client.execute(client.request(meta, body))).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return failure(&error, &self.place),

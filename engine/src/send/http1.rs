@@ -61,8 +61,7 @@ impl Head {
         loop {
             let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
             let mut response = Response::new(&mut []);
-            let parsed =
-                ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut fields);
+            let parsed = ParserConfig::default().parse_response_with_uninit_headers(&mut response, buffer, &mut fields);
             let num_bytes = match parsed {
                 Ok(Status::Complete(num_bytes)) => num_bytes,
                 Ok(Status::Partial) if buffer.len() > HEAD_BYTES_MAX => return Err(Malformed("its head is too long")),
@@ -90,7 +89,8 @@ impl Head {
                 let stated = text();
                 // `+5` parses as a number and is none here.
                 let is_number = !stated.is_empty() && stated.bytes().all(|b| b.is_ascii_digit());
-                let value = stated.parse::<u64>().ok().filter(|_| is_number).ok_or(Malformed("its length is no number"))?;
+                let value =
+                    stated.parse::<u64>().ok().filter(|_| is_number).ok_or(Malformed("its length is no number"))?;
                 if length.is_some_and(|before| before != value) {
                     return Err(Malformed("it states two lengths"));
                 }
@@ -222,14 +222,16 @@ mod tests {
         let (head, content, left) = whole("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP");
         assert_eq!((head.status, head.body, head.may_reuse), (200, Body::Done, true));
         assert_eq!((content.as_str(), left), ("hello", 4));
-        let chunked = "HTTP/1.1 500 x\r\ntransfer-encoding: gzip, Chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n";
+        let chunked =
+            "HTTP/1.1 500 x\r\ntransfer-encoding: gzip, Chunked\r\n\r\n5;x=y\r\nhello\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n";
         let (head, content, left) = whole(chunked);
         assert_eq!((head.status, head.body, content.as_str(), left), (500, Body::Done, "hello!", 0));
         let (head, content, _) = whole("HTTP/1.1 400 Bad\r\n\r\nuntil the end");
         assert_eq!((head.body, content.as_str()), (Body::UntilClose, "until the end"));
         let (head, _, left) = whole("HTTP/1.1 204 No Content\r\nContent-Length: 9\r\n\r\n");
         assert_eq!((head.body, left), (Body::Done, 0));
-        let (head, _, _) = whole("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
+        let (head, _, _) =
+            whole("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n");
         assert_eq!((head.status, head.retry_after.as_deref(), head.body), (429, Some("7"), Body::Done));
     }
 

@@ -211,7 +211,9 @@ impl Connection {
         loop {
             self.buffer.reserve(READ_BYTES);
             match self.socket.read_buf(&mut self.buffer).await {
-                Ok(0) => return Err(PostError::Broken(not_written.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()))),
+                Ok(0) => {
+                    return Err(PostError::Broken(not_written.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())));
+                }
                 Ok(_) => {}
                 Err(error) => return Err(PostError::Broken(not_written.take().unwrap_or(error))),
             }

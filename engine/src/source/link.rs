@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::Error as PacketError;
 use rumqttc::v5::mqttbytes::v5::{
     ConnAck, Connect, ConnectProperties, ConnectReturnCode, Disconnect, DisconnectReasonCode, Filter, Login, Packet,
     PingReq, PubAck, Subscribe, SubscribeReasonCode,
 };
-use rumqttc::v5::mqttbytes::Error as PacketError;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use sluse_schema::secret::Secret;

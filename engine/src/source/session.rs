@@ -199,7 +199,9 @@ impl Session {
                 None => break true,
                 Some(Packet::Publish(publish)) => self.arrived(publish, connection)?,
                 Some(Packet::SubAck(suback)) => self.subscribed(&suback)?,
-                Some(_) => return Err(LinkError::Unexpected("a packet that is neither an event nor an answer of ours")),
+                Some(_) => {
+                    return Err(LinkError::Unexpected("a packet that is neither an event nor an answer of ours"));
+                }
             }
         };
         if !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
@@ -333,11 +335,7 @@ impl Session {
     }
 
     /// Takes note of a finished batch and acknowledges what is due.
-    fn settle(
-        &mut self,
-        done: Result<BatchDone, JoinError>,
-        connection: &mut Connection,
-    ) -> Result<(), LinkError> {
+    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) -> Result<(), LinkError> {
         let later = match done {
             Ok(done) => {
                 self.lanes.finish(done.lane);
