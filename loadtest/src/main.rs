@@ -2,7 +2,8 @@
 //! A black box: it knows the wire formats and the REST API, nothing of the engine's inside.
 //!
 //! Reading order: [`scenario`] (what is played), [`city`] (a run from beginning to end), [`fleet`], [`payloads`],
-//! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`],
+//! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`] (with
+//! [`serve_http`]),
 //! [`oracle`] and [`verdict`] (the judgement), [`faults`] and [`recovery`] (what breaks, and for how long it shows), [`report`] and
 //! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`], [`servers`] and [`fake_world`] (what it all runs on).
 //!
@@ -29,6 +30,7 @@ mod receivers;
 mod recovery;
 mod report;
 mod scenario;
+mod serve_http;
 mod servers;
 mod verdict;
 mod world;

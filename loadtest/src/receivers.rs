@@ -11,13 +11,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
-use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::Packet;
 use rumqttc::v5::{AsyncClient, Event, MqttOptions};
@@ -33,6 +26,7 @@ use crate::clock::RunClock;
 use crate::fleet::Fleet;
 use crate::oracle::{DutyId, Oracle, UplinkRef};
 use crate::scenario::{Behaviour, Target};
+use crate::serve_http::{Answer, Answering, Seen, serve};
 
 /// Largest body that is read.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -171,13 +165,10 @@ impl Receiver {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
             let receiver = Arc::clone(&self);
-            let service = service_fn(move |request| {
-                let receiver = Arc::clone(&receiver);
-                async move { receiver.answer(request).await }
-            });
             connections.spawn(async move {
+                let authorization = receiver.authorization();
                 // A connection that breaks is the other side's business.
-                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                let _ = serve(stream, &authorization, BODY_BYTES_MAX, &*receiver).await;
             });
             while connections.try_join_next().is_some() {}
         }
@@ -201,56 +192,6 @@ impl Receiver {
             // The load may not have begun: look again soon.
             sleep(left.min(Duration::from_millis(50))).await;
         }
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, io::Error> {
-        self.num_requests.fetch_add(1, Relaxed);
-        let has = |name: &str, value: Option<&str>| {
-            request.headers().get(name).is_some_and(|v| value.is_none_or(|value| v == value))
-        };
-        let is_right = has("idempotency-key", None)
-            && has(CONTENT_TYPE.as_str(), Some("application/json"))
-            && has(AUTHORIZATION.as_str(), Some(&self.authorization()));
-        if !is_right {
-            self.num_bad_headers.fetch_add(1, Relaxed);
-        }
-        let body = request.into_body().collect().await.map_err(io::Error::other)?.to_bytes();
-        if body.len() > BODY_BYTES_MAX {
-            return Ok(answer(StatusCode::PAYLOAD_TOO_LARGE, Bytes::new()));
-        }
-        let (behaviour, change) = self.target.behaviour_at(self.ledger.clock.load_elapsed());
-        match behaviour {
-            Behaviour::Fast => self.take(&body),
-            Behaviour::Slow { ms } => {
-                sleep(Duration::from_millis(*ms)).await;
-                self.take(&body);
-            }
-            Behaviour::Status { code, one_in, retry_after_s } => {
-                let reading = read_delivery(&self.ledger.fleet, &body);
-                if reading.is_some_and(|r| !is_chosen(r.uplink, *one_in)) {
-                    self.take(&body);
-                } else {
-                    if let (Some(reading), 400 | 409 | 413 | 415 | 422) = (&reading, code) {
-                        self.refuse(reading);
-                    }
-                    let status = StatusCode::from_u16(*code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                    let mut response = answer(status, Bytes::from_static(b"{\"reason\":\"scripted\"}"));
-                    if let Some(seconds) = retry_after_s {
-                        response.headers_mut().insert(RETRY_AFTER, (*seconds).into());
-                    }
-                    return Ok(response);
-                }
-            }
-            Behaviour::Hang | Behaviour::Refuse => {
-                self.wait_for_change(change).await;
-                return Err(io::ErrorKind::ConnectionAborted.into());
-            }
-            Behaviour::BigAnswer { bytes } => {
-                self.take(&body);
-                return Ok(answer(StatusCode::OK, Bytes::from(vec![b'x'; *bytes])));
-            }
-        }
-        Ok(answer(StatusCode::NO_CONTENT, Bytes::new()))
     }
 
     /// Subscribes to the target's topic until it is dropped. `ready` is told of every successful subscription.
@@ -287,16 +228,51 @@ impl Receiver {
     }
 }
 
+impl Answering for Receiver {
+    async fn answer(&self, seen: Seen, body: &[u8]) -> io::Result<Answer> {
+        self.num_requests.fetch_add(1, Relaxed);
+        if !seen.is_right {
+            self.num_bad_headers.fetch_add(1, Relaxed);
+        }
+        let (behaviour, change) = self.target.behaviour_at(self.ledger.clock.load_elapsed());
+        match behaviour {
+            Behaviour::Fast => self.take(body),
+            Behaviour::Slow { ms } => {
+                sleep(Duration::from_millis(*ms)).await;
+                self.take(body);
+            }
+            Behaviour::Status { code, one_in, retry_after_s } => {
+                let reading = read_delivery(&self.ledger.fleet, body);
+                if reading.is_some_and(|r| !is_chosen(r.uplink, *one_in)) {
+                    self.take(body);
+                } else {
+                    if let (Some(reading), 400 | 409 | 413 | 415 | 422) = (&reading, code) {
+                        self.refuse(reading);
+                    }
+                    return Ok(Answer {
+                        status: *code,
+                        retry_after_s: *retry_after_s,
+                        body: Bytes::from_static(b"{\"reason\":\"scripted\"}"),
+                    });
+                }
+            }
+            Behaviour::Hang | Behaviour::Refuse => {
+                self.wait_for_change(change).await;
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            Behaviour::BigAnswer { bytes } => {
+                self.take(body);
+                return Ok(Answer { status: 200, retry_after_s: None, body: Bytes::from(vec![b'x'; *bytes]) });
+            }
+        }
+        Ok(Answer::empty(204))
+    }
+}
+
 /// Whether a script of "one in n" means this uplink; the same for every repeat of it.
 fn is_chosen(uplink: UplinkRef, one_in: u32) -> bool {
     let mixed = (u64::from(uplink.device) << 32 | u64::from(uplink.seq)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
     mixed % u64::from(one_in.max(1)) == 0
-}
-
-fn answer(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
-    *response.status_mut() = status;
-    response
 }
 
 async fn bind_again(port: u16) -> TcpListener {

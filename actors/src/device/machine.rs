@@ -36,7 +36,8 @@ pub struct DeviceMachine {
 
 impl DeviceMachine {
     /// A machine that goes on from `state` in the log `log`.
-    pub fn new(state: DeviceState, log: Arc<LogIdentity>, policy: WindowPolicy) -> Self {
+    pub fn new(mut state: DeviceState, log: Arc<LogIdentity>, policy: WindowPolicy) -> Self {
+        adopt(&mut state, &log);
         Self { state, log, policy }
     }
 
@@ -113,7 +114,8 @@ impl DeviceMachine {
     }
 
     /// Puts the stored row under what a device without one did meanwhile (PostgreSQL was away when it became active).
-    pub fn merge_stored(&mut self, stored: DeviceState) {
+    pub fn merge_stored(&mut self, mut stored: DeviceState) {
+        adopt(&mut stored, &self.log);
         let ours = std::mem::replace(&mut self.state, stored);
         let merged = &mut self.state;
         for transmission in ours.window {
@@ -148,6 +150,20 @@ impl DeviceMachine {
         into.last_log = link.last_log.or(into.last_log.take());
         into.last_downlink = link.last_downlink.or(into.last_downlink.take());
     }
+}
+
+/// A row of another log (after a restore, or a change of logs): everything in it came before whatever this log holds, so that its
+/// event ids still recognise repeats and its window keeps its order.
+fn adopt(state: &mut DeviceState, log: &LogIdentity) {
+    if state.applied.as_ref().is_none_or(|(of, _)| of.store == log.store) {
+        return;
+    }
+    state.seen.iter_mut().for_each(|event| event.offset = 0);
+    state.window.iter_mut().for_each(|transmission| transmission.offset = 0);
+    if let Some(latest) = &mut state.latest {
+        latest.offset = 0;
+    }
+    state.applied = Some((log.clone(), 0));
 }
 
 #[cfg(test)]
@@ -227,6 +243,20 @@ mod tests {
         state.applied = Some((LogIdentity { store: "memory:other".into(), incarnation: 0 }, 900));
         let mut machine = DeviceMachine::new(state, log(), WindowPolicy::Last(5));
         assert_eq!(machine.admit(&uplink(0, EventType::Up, None)), Admission::New);
+    }
+
+    #[test]
+    fn what_came_in_another_log_is_still_a_repeat_in_this_one() {
+        let other = Arc::new(LogIdentity { store: "memory:other".into(), incarnation: 0 });
+        let mut before = DeviceMachine::new(DeviceState::new(DeviceId(1)), other, WindowPolicy::Last(5));
+        run(&mut before, &[uplink(900, EventType::Up, Some(7))]);
+        let mut machine = DeviceMachine::new(before.take_state(), log(), WindowPolicy::Last(5));
+        assert_eq!(machine.admit(&uplink(3, EventType::Up, Some(7))), Admission::Repeat);
+        let under_way = uplink(4, EventType::Up, Some(8));
+        assert_eq!(machine.admit(&under_way), Admission::New);
+        // Stored before that one was applied: read again, it is no repeat of itself.
+        let mut next = DeviceMachine::new(machine.take_state(), log(), WindowPolicy::Last(5));
+        assert_eq!(next.admit(&under_way), Admission::New);
     }
 
     #[test]

@@ -18,8 +18,12 @@ pub struct DeviceStageConfig {
     pub limits: WindowLimits,
     /// A step is committed at least this often while there is something to commit.
     pub step_interval: Duration,
-    /// Changed devices are stored this often.
+    /// Changed devices are stored this often …
     pub flush_interval: Duration,
+    /// … or, while more than `num_flush_soon_max` of them wait, only this often: devices that go on transmitting then cost one row
+    /// for several uplinks, which is most of what they cost PostgreSQL.
+    pub flush_interval_max: Duration,
+    pub num_flush_soon_max: usize,
     /// Rows in one transaction.
     pub num_flush_rows_max: usize,
     /// A device that was silent for this long leaves memory.
@@ -39,7 +43,9 @@ impl Default for DeviceStageConfig {
             limits: WindowLimits { num_open_max: 4_096, num_bytes_max: 16 << 20, num_step_max: 1_000 },
             step_interval: Duration::from_millis(25),
             flush_interval: Duration::from_secs(1),
-            num_flush_rows_max: 1_000,
+            flush_interval_max: Duration::from_secs(10),
+            num_flush_soon_max: 64,
+            num_flush_rows_max: 200,
             passivate_after: Duration::from_secs(900),
             num_active_max: 50_000,
             num_activate_max: 1_000,

@@ -15,6 +15,7 @@ use sluse_schema::port::{LogError, ReadBatch, ReadLimit};
 use sluse_schema::record::{Offset, Record, Topic};
 use sluse_schema::uplink::UplinkMeta;
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::config::{DevicePorts, DeviceStageConfig};
@@ -61,6 +62,8 @@ pub struct PartitionConsumer {
     /// S: everything below it is stored.
     pub(crate) state_position: Offset,
     pub(crate) is_flushing: bool,
+    /// While many devices wait to be stored, they wait until then.
+    pub(crate) flush_many_at: Instant,
     /// P, for flushes that must not be ahead of it.
     pub(crate) committed: watch::Sender<u64>,
     is_fetching: bool,
@@ -103,6 +106,7 @@ impl PartitionConsumer {
             dirty: HashSet::default(),
             state_position: Offset::ZERO,
             is_flushing: false,
+            flush_many_at: Instant::now(),
             committed: watch::channel(0).0,
             is_fetching: false,
             is_committing: false,
@@ -125,7 +129,12 @@ impl PartitionConsumer {
         self.ports.log.set_retention_floor(Topic::Uplinks, self.partition, taken.state);
         self.window = Window::new(taken.state, self.config.limits);
         self.replay_until = (taken.state < taken.committed).then_some(taken.committed);
-        ctx.run_interval(self.config.flush_interval, Self::flush_when_due);
+        // Partitions take turns within the interval: all of them at once would be felt as a delay every time.
+        let turn = |interval: Duration| interval * self.partition.0 / self.ports.log.num_partitions().max(1);
+        self.flush_many_at = Instant::now() + turn(self.config.flush_interval_max);
+        ctx.run_later(turn(self.config.flush_interval), |actor, ctx| {
+            ctx.run_interval(actor.config.flush_interval, Self::flush_when_due);
+        });
         ctx.run_interval(Duration::from_secs(10), Self::tidy);
         self.fetch_when_room(ctx);
         self.settle_drain(ctx);

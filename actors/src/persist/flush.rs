@@ -104,12 +104,14 @@ impl Flush {
 }
 
 impl PartitionConsumer {
-    /// Begins a flush unless one is under way or nothing changed.
+    /// Begins a flush unless one is under way, nothing changed, or so much did that it is worth waiting for more.
     pub(crate) fn flush_when_due(&mut self, ctx: &mut Context<Self>) {
         let lag = self.committed.borrow().saturating_sub(self.state_position.0);
         gauge!(STATE_LAG_RECORDS, "partition" => self.partition_label.clone()).set(lag as f64);
         let has_moved = *self.committed.borrow() > self.state_position.0;
-        if !self.is_flushing && !self.is_replaying() && (has_moved || !self.dirty.is_empty()) {
+        let is_time =
+            self.dirty.len() <= self.config.num_flush_soon_max || self.flush_many_at <= tokio::time::Instant::now();
+        if !self.is_flushing && !self.is_replaying() && is_time && (has_moved || !self.dirty.is_empty()) {
             self.flush(ctx);
         }
     }
@@ -117,6 +119,7 @@ impl PartitionConsumer {
     /// Stores every changed device and moves the state position to where the partition is committed now.
     pub(crate) fn flush(&mut self, ctx: &mut Context<Self>) {
         self.is_flushing = true;
+        self.flush_many_at = tokio::time::Instant::now() + self.config.flush_interval_max;
         let mut is_whole = true;
         let mut devices = Vec::with_capacity(self.dirty.len());
         let mut kept = Vec::new();

@@ -47,7 +47,10 @@ pub fn restore(config: &Config, directory: &Path) -> anyhow::Result<()> {
     write_private(&config.data_dir.join(JWT_SECRET_FILE), &jwt_secret)?;
     runtime()?.block_on(async {
         let database = Database::open(config).await?;
-        let done = load(&database, &directory.join(DUMP)).await;
+        let mut done = load(&database, &directory.join(DUMP)).await;
+        if done.is_ok() {
+            done = begin_new_log(&database.url).await;
+        }
         database.close().await;
         done
     })?;
@@ -74,9 +77,7 @@ async fn load(database: &Database, dump: &Path) -> anyhow::Result<()> {
 }
 
 async fn is_empty(url: &Secret) -> anyhow::Result<bool> {
-    let url = crate::store::database_url::DatabaseUrl::parse(url)?;
-    let io = crate::store::pool::IoThread::start()?;
-    let pool = crate::store::pool::open(&url, io, 1)?;
+    let pool = open(url)?;
     let client = crate::store::pool::lease(&pool).await?;
     let row = client
         .query_one("SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace", &[])
@@ -84,4 +85,30 @@ async fn is_empty(url: &Secret) -> anyhow::Result<bool> {
     let num_tables: i64 = row.get(0);
     client.done();
     Ok(num_tables == 0)
+}
+
+/// What the dump says of positions counts in a log that is not here: every partition starts at the beginning of the new one. What
+/// was pending then is counted expired, and dead letters have no place in the new log, so that no rewind in it takes them for its own.
+/// Device rows name their log themselves, and their actors see that it is another one.
+const BEGIN_NEW_LOG: &str = "
+    BEGIN;
+    UPDATE uplinks_partition SET log_store = NULL, log_incarnation = NULL, log_offset = NULL;
+    UPDATE deliveries_partition SET log_store = NULL, log_incarnation = NULL, log_offset = NULL;
+    UPDATE target_cursor SET log_store = NULL, log_incarnation = NULL, log_offset = NULL, holes = '', status = NULL,
+        expired = expired + greatest(0, accepted + offered_again - delivered - dead - expired - discarded);
+    DELETE FROM target_request WHERE kind = 'rewind_to_offset';
+    UPDATE dead_letter SET log_offset = -1;
+    COMMIT";
+
+async fn begin_new_log(url: &Secret) -> anyhow::Result<()> {
+    let pool = open(url)?;
+    let client = crate::store::pool::lease(&pool).await?;
+    client.batch_execute(BEGIN_NEW_LOG).await?;
+    client.done();
+    Ok(())
+}
+
+fn open(url: &Secret) -> anyhow::Result<deadpool_postgres::Pool> {
+    let url = crate::store::database_url::DatabaseUrl::parse(url)?;
+    Ok(crate::store::pool::open(&url, crate::store::pool::IoThread::start()?, 1)?)
 }

@@ -58,6 +58,10 @@ pub(super) struct Session<'d> {
     pub(super) num_answered: u64,
     /// Answers still due from each frame on its way.
     pub(super) frames: VecDeque<usize>,
+    /// Before that, a frame goes out only when it is worth it.
+    pub(super) gather_until: Instant,
+    /// Jobs wait for that moment and for nothing else.
+    pub(super) is_gathering: bool,
     /// Version, size and last use of the scripts that the worker has.
     pub(super) known: HashMap<i64, (u64, usize, u64)>,
     pub(super) known_bytes: usize,
@@ -99,6 +103,8 @@ impl<'d> Session<'d> {
             in_flight: VecDeque::new(),
             num_answered: 0,
             frames: VecDeque::new(),
+            gather_until: Instant::now(),
+            is_gathering: false,
             known: HashMap::new(),
             known_bytes: 0,
             clock: 0,
@@ -184,7 +190,9 @@ impl<'d> Session<'d> {
                         }
                     }
                 }
-                () = self.driver.waiting.changed.notified() => {}
+                // Whoever queues a job meanwhile need not wake anybody: its permit is found afterwards.
+                () = self.driver.waiting.changed.notified(), if !self.is_gathering => {}
+                () = tokio::time::sleep_until(self.gather_until.into()), if self.is_gathering => {}
                 _ = ticks.tick() => {
                     self.hear();
                     let now = self.progress.read();

@@ -1,11 +1,12 @@
 //! What travels between the parent and one worker: batches of jobs out, answers in.
 //!
-//! A batch goes out at once when the worker has nothing to do; while it works, jobs gather, and the next batch follows when the
-//! gathered ones are worth a frame of their own or the worker is done. At most [`NUM_FRAMES_MAX`] frames are on their way, each of
-//! bounded number, size and expected time, so that turns between decoders stay short.
+//! A batch goes out at once when the worker has had nothing to do for a moment; while frames follow each other, jobs gather for
+//! [`GATHER`] first, or until they are worth a frame of their own, because a frame of one costs as much as one of fifty. At most
+//! [`NUM_FRAMES_MAX`] frames are on their way, each of bounded number, size and expected time, so that turns between decoders stay
+//! short.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use metrics::counter;
@@ -18,8 +19,10 @@ use super::session::Session;
 use super::waiting::Job;
 
 const NUM_FRAMES_MAX: usize = 2;
-/// Jobs gathered that are worth a second frame while the worker still has one.
-const NUM_WORTH_A_FRAME: usize = 16;
+/// How long after a frame the next one gathers jobs.
+pub(super) const GATHER: Duration = Duration::from_millis(2);
+/// Jobs gathered that are worth a frame without waiting, or a second one while the worker still has one.
+const NUM_WORTH_A_FRAME: usize = 32;
 const BATCH_JOBS_MAX: usize = 256;
 const BATCH_US_MAX: f32 = 5_000.0;
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -42,11 +45,13 @@ impl Session<'_> {
             Request::SelfCheck.write(&mut self.outgoing);
             self.self_checks.push_back(sender);
         }
+        let is_worth_it = state.queue.len() >= NUM_WORTH_A_FRAME;
         let has_room = match self.frames.len() {
-            0 => true,
-            n if n < NUM_FRAMES_MAX => state.queue.len() >= NUM_WORTH_A_FRAME,
+            0 => is_worth_it || self.gather_until <= Instant::now(),
+            n if n < NUM_FRAMES_MAX => is_worth_it,
             _ => false,
         };
+        self.is_gathering = self.frames.is_empty() && !has_room && !state.queue.is_empty();
         let mut sent = 0;
         let mut refused: Vec<(Job, DecodeError)> = Vec::new();
         while has_room && sent == 0 && !state.queue.is_empty() {
@@ -79,6 +84,7 @@ impl Session<'_> {
             }
         }
         if sent > 0 {
+            self.gather_until = Instant::now() + GATHER;
             self.frames.push_back(sent);
             self.meters.batch.record(sent as f64);
             self.meters.queue.set(state.queue.len() as f64);

@@ -44,7 +44,7 @@ impl EmbeddedLogConfig {
             retention_bytes_max: 20 << 30,
             free_space_reserve_bytes: 1 << 30,
             durability: Durability::FsyncBeforeAck,
-            tail_cache_bytes_max: 4 << 20,
+            tail_cache_bytes_max: 1 << 20,
             queue_bytes_max: 64 << 20,
         }
     }

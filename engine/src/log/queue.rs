@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::LogError;
@@ -72,6 +72,8 @@ struct Inner {
     commands: VecDeque<(usize, Command)>,
     num_bytes: usize,
     is_ended: bool,
+    /// The writer has nothing to do and waits for the first command.
+    is_awaited: bool,
 }
 
 /// The queue in front of the writer.
@@ -114,16 +116,28 @@ impl Queue {
         }
         inner.num_bytes += num_bytes;
         inner.commands.push_back((num_bytes, command));
+        let is_awaited = std::mem::take(&mut inner.is_awaited);
         drop(inner);
-        self.filled.notify_one();
+        if is_awaited {
+            self.filled.notify_one();
+        }
     }
 
-    /// Takes everything that waits, up to `bytes_max` (at least one command); waits at most `patience` for the first.
-    pub fn drain(&self, bytes_max: usize, patience: Duration) -> Drained {
+    /// Takes everything that waits, up to `bytes_max` (at least one command); waits at most `patience` for the first, and lets more
+    /// gather until `not_before`.
+    pub fn drain(&self, bytes_max: usize, patience: Duration, not_before: Instant) -> Drained {
         let mut inner = self.lock();
         if inner.commands.is_empty() && !inner.is_ended {
+            inner.is_awaited = true;
             let waited = self.filled.wait_timeout_while(inner, patience, |i| i.commands.is_empty() && !i.is_ended);
             inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+            inner.is_awaited = false;
+        }
+        let gather = not_before.saturating_duration_since(Instant::now());
+        if !gather.is_zero() && !inner.commands.is_empty() && !inner.is_ended && inner.num_bytes < bytes_max {
+            drop(inner);
+            std::thread::sleep(gather);
+            inner = self.lock();
         }
         let (mut commands, mut num_bytes_taken) = (Vec::with_capacity(inner.commands.len()), 0);
         while let Some((num_bytes, _)) = inner.commands.front()
@@ -177,7 +191,7 @@ mod tests {
             answer,
         });
         assert!(step.try_recv().is_err(), "it waits");
-        assert_eq!(queue.drain(1 << 20, Duration::ZERO).commands.len(), 2);
+        assert_eq!(queue.drain(1 << 20, Duration::ZERO, Instant::now()).commands.len(), 2);
         assert_eq!(queue.num_bytes(), 0);
     }
 
@@ -191,10 +205,10 @@ mod tests {
             answers.push(answer);
         }
         let sizes = |drained: Drained| drained.commands.iter().map(Command::num_bytes).collect::<Vec<_>>();
-        assert_eq!(sizes(queue.drain(350, Duration::ZERO)), [100, 200]);
-        assert_eq!(sizes(queue.drain(10, Duration::ZERO)), [300]);
+        assert_eq!(sizes(queue.drain(350, Duration::ZERO, Instant::now())), [100, 200]);
+        assert_eq!(sizes(queue.drain(10, Duration::ZERO, Instant::now())), [300]);
         queue.end();
-        let rest = queue.drain(10_000, Duration::ZERO);
+        let rest = queue.drain(10_000, Duration::ZERO, Instant::now());
         assert!(rest.is_ended);
         assert_eq!(sizes(rest), [400, 500]);
     }

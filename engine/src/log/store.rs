@@ -27,11 +27,11 @@ use super::tail_cache::Taken;
 // 64 KiB 225 B at the same CPU; two fjall workers instead of one 5.5 us.
 
 /// Memory one keyspace gathers before it is written as a table. 16 of them with 8 partitions, so this bounds the log's memory.
-const MEMTABLE_BYTES: u64 = 8 << 20;
-const INDEX_MEMTABLE_BYTES: u64 = 8 << 20;
+const MEMTABLE_BYTES: u64 = 2 << 20;
+const INDEX_MEMTABLE_BYTES: u64 = 4 << 20;
 const META_MEMTABLE_BYTES: u64 = 1 << 20;
 /// What a restart may have to replay.
-const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+const JOURNAL_BYTES_MAX: u64 = 64 << 20;
 /// Blocks that readers of older records find again.
 const BLOCK_CACHE_BYTES: u64 = 16 << 20;
 /// A block is the unit of reading and of compression: the log is read in order.

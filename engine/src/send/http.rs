@@ -1,5 +1,7 @@
 //! HTTP push: one POST per delivery over kept-alive connections (HTTP/1.1, or HTTP/2 where TLS negotiates it). The body, its
 //! `Content-Type` and `Authorization` go out as the reference sends them; `User-Agent` and `Idempotency-Key` are our own.
+//! `http://` has a client of its own ([`super::http_plain`]), because there the client is most of what a delivery costs; TLS, whose
+//! cost is elsewhere, goes through reqwest.
 //!
 //! Decided here: redirects, proxies and cookies are off; what an outcome means (see [`AttemptClass`]); a 2xx counts from its
 //! status line, whatever becomes of its body. Limits: the target's timeout bounds the whole exchange, 1 kB of an answer is kept.
@@ -12,13 +14,15 @@ use async_trait::async_trait;
 use base64::Engine as _;
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Request, Response, Url};
+use reqwest::{Client, Method, Request, Response, StatusCode, Url};
+use rustls::ClientConfig;
 use sluse_schema::delivery::{Attempt, AttemptClass, DeliveryMeta};
 use sluse_schema::port::{SenderError, TargetSender};
 use sluse_schema::target::HttpTarget;
 use tokio::time::{Instant, timeout_at};
 
 use super::egress::{EgressPolicy, EgressRefused};
+use super::http_plain::{IDLE_MAX, Interest, PlainClient, PostError};
 use super::metrics::AttemptMetrics;
 use super::resolve::{self, EgressResolver, ResolveError};
 use super::retry_after;
@@ -30,24 +34,36 @@ const TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 /// How long that may take: the delivery is done, only the connection is at stake.
 const DRAIN_MAX: Duration = Duration::from_millis(250);
-/// Shorter than the idle timeouts of common servers (60 s and more), so that we close first and no POST meets a closing socket.
-const POOL_IDLE_MAX: Duration = Duration::from_secs(50);
+const INTEREST: Interest =
+    Interest { num_kept_max: Attempt::ANSWER_BYTES_MAX, num_drained_max: DRAIN_BYTES_MAX, drain_max: DRAIN_MAX };
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Sends to one `HTTP_PUSH` target.
 #[derive(Debug)]
 pub struct HttpSender {
-    client: Client,
-    url: Url,
+    client: AnyClient,
     /// Host and port, for messages: never the user information, path or query of the URL.
     place: String,
-    headers: HeaderMap,
     timeout: Duration,
     policy: Arc<EgressPolicy>,
     /// The URL's host when it is a literal address: no resolver sees it.
     literal: Option<IpAddr>,
     metrics: AttemptMetrics,
+}
+
+/// By the URL's scheme.
+#[derive(Debug)]
+enum AnyClient {
+    Plain(PlainClient),
+    Tls(Box<TlsClient>),
+}
+
+#[derive(Debug)]
+struct TlsClient {
+    client: Client,
+    url: Url,
+    headers: HeaderMap,
 }
 
 impl HttpSender {
@@ -73,52 +89,26 @@ impl HttpSender {
         let (_, _) = (url.set_username(""), url.set_password(None));
         url.set_fragment(None);
 
-        let mut tls = (*authorities
+        // Asked for in any case: a certificate authority that is none is said when the target is made.
+        let tls = authorities
             .client_config(target.ca_certificates.as_deref(), None)
-            .map_err(|e| SenderError(e.to_string()))?)
-        .clone();
-        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .dns_resolver(Arc::new(EgressResolver::new(Arc::clone(policy))))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .pool_idle_timeout(POOL_IDLE_MAX)
-            .pool_max_idle_per_host(num_in_flight_max.max(1) as usize)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(30))
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .http2_keep_alive_timeout(Duration::from_secs(10))
-            .build()
-            .map_err(|e| SenderError(format!("no HTTP client can be made: {}", e.without_url())))?;
+            .map_err(|e| SenderError(e.to_string()))?;
+        let num_idle_max = num_in_flight_max.max(1) as usize;
+        let place = place_of(&url);
+        let client = if url.scheme() == "http" {
+            AnyClient::Plain(PlainClient::new(&url, &place, &headers, policy, num_idle_max))
+        } else {
+            AnyClient::Tls(Box::new(TlsClient::new(url.clone(), headers, &tls, policy, num_idle_max)?))
+        };
         let timeout = if target.timeout_ms == 0 { TIMEOUT_DEFAULT } else { Duration::from_millis(target.timeout_ms) };
         Ok(Self {
             client,
-            place: place_of(&url),
+            place,
             literal: literal_of(&url),
-            url,
-            headers,
             timeout,
             policy: Arc::clone(policy),
             metrics: AttemptMetrics::of_kind("HTTP_PUSH"),
         })
-    }
-
-    fn request(&self, meta: &DeliveryMeta, body: Bytes) -> Request {
-        let mut request = Request::new(Method::POST, self.url.clone());
-        let mut headers = self.headers.clone();
-        let content_type = match meta.content_type.as_str() {
-            "application/json" => JSON,
-            other => HeaderValue::from_str(other).unwrap_or(JSON),
-        };
-        headers.insert(CONTENT_TYPE, content_type);
-        if let Ok(key) = HeaderValue::try_from(meta.idempotency_key()) {
-            headers.insert(IDEMPOTENCY_KEY, key);
-        }
-        *request.headers_mut() = headers;
-        *request.body_mut() = Some(body.into());
-        request
     }
 
     async fn attempt(&self, meta: &DeliveryMeta, body: Bytes, deadline: Instant) -> Attempt {
@@ -127,29 +117,115 @@ impl HttpSender {
         {
             return refusal(&refused);
         }
-        let response = match timeout_at(deadline, self.client.execute(self.request(meta, body))).await {
+        match &self.client {
+            AnyClient::Plain(client) => self.attempt_plain(client, meta, &body, deadline).await,
+            AnyClient::Tls(client) => self.attempt_tls(client, meta, body, deadline).await,
+        }
+    }
+
+    async fn attempt_plain(
+        &self,
+        client: &PlainClient,
+        meta: &DeliveryMeta,
+        body: &[u8],
+        deadline: Instant,
+    ) -> Attempt {
+        let answer = client.post(&content_type(meta), &meta.idempotency_key(), body, INTEREST, deadline).await;
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(PostError::Resolve(error)) => return unresolved(&error),
+            Err(PostError::TimedOut) => return self.no_answer(),
+            Err(PostError::Connect(error)) => return self.broken("cannot connect to", &error),
+            Err(PostError::Broken(error)) => return self.broken("the exchange broke with", &error),
+            Err(PostError::Malformed(error)) => return self.broken("the exchange broke with", &error),
+        };
+        outcome(answer.status, answer.retry_after.as_deref(), answer.content.into())
+    }
+
+    async fn attempt_tls(&self, client: &TlsClient, meta: &DeliveryMeta, body: Bytes, deadline: Instant) -> Attempt {
+        let response = match timeout_at(deadline, client.client.execute(client.request(meta, body))).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return failure(&error, &self.place),
-            Err(_) => {
-                let message = format!("no answer from {} within {} ms", self.place, self.timeout.as_millis());
-                return Attempt::failed(AttemptClass::Transient, message);
-            }
+            Err(_) => return self.no_answer(),
         };
-        let status = response.status();
-        let class = AttemptClass::of_http_status(status.as_u16());
-        if class == AttemptClass::Delivered {
+        let status = response.status().as_u16();
+        if AttemptClass::of_http_status(status) == AttemptClass::Delivered {
             drain(response).await;
-            return Attempt::delivered(Some(status.as_u16()));
+            return Attempt::delivered(Some(status));
         }
-        let retry_after_ms = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| retry_after::parse_ms(text, chrono::Utc::now().timestamp_millis()));
-        let message = status.canonical_reason().map_or_else(|| format!("HTTP status {status}"), str::to_owned);
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
         let answer = first_kilobyte(response, deadline).await;
-        Attempt { class, status_code: Some(status.as_u16()), message, answer, retry_after_ms }
+        outcome(status, retry_after.as_deref(), answer)
     }
+
+    fn no_answer(&self) -> Attempt {
+        let message = format!("no answer from {} within {} ms", self.place, self.timeout.as_millis());
+        Attempt::failed(AttemptClass::Transient, message)
+    }
+
+    fn broken(&self, doing: &str, error: &dyn std::error::Error) -> Attempt {
+        Attempt::failed(AttemptClass::Transient, format!("{doing} {}: {error}", self.place))
+    }
+}
+
+impl TlsClient {
+    fn new(
+        url: Url,
+        headers: HeaderMap,
+        tls: &ClientConfig,
+        policy: &Arc<EgressPolicy>,
+        num_idle_max: usize,
+    ) -> Result<Self, SenderError> {
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls)
+            .dns_resolver(Arc::new(EgressResolver::new(Arc::clone(policy))))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .referer(false)
+            .pool_idle_timeout(IDLE_MAX)
+            .pool_max_idle_per_host(num_idle_max)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .http2_keep_alive_timeout(Duration::from_secs(10))
+            .build()
+            .map_err(|e| SenderError(format!("no HTTP client can be made: {}", e.without_url())))?;
+        Ok(Self { client, url, headers })
+    }
+
+    fn request(&self, meta: &DeliveryMeta, body: Bytes) -> Request {
+        let mut request = Request::new(Method::POST, self.url.clone());
+        let mut headers = self.headers.clone();
+        headers.insert(CONTENT_TYPE, content_type(meta));
+        if let Ok(key) = HeaderValue::try_from(meta.idempotency_key()) {
+            headers.insert(IDEMPOTENCY_KEY, key);
+        }
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(body.into());
+        request
+    }
+}
+
+fn content_type(meta: &DeliveryMeta) -> HeaderValue {
+    match meta.content_type.as_str() {
+        "application/json" => JSON,
+        other => HeaderValue::from_str(other).unwrap_or(JSON),
+    }
+}
+
+/// What an answer means; `content` is the beginning of its body.
+fn outcome(status: u16, retry_after: Option<&str>, content: Bytes) -> Attempt {
+    let class = AttemptClass::of_http_status(status);
+    if class == AttemptClass::Delivered {
+        return Attempt::delivered(Some(status));
+    }
+    let retry_after_ms =
+        retry_after.and_then(|text| retry_after::parse_ms(text, chrono::Utc::now().timestamp_millis()));
+    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
+    let message = reason.map_or_else(|| format!("HTTP status {status}"), str::to_owned);
+    Attempt { class, status_code: Some(status), message, answer: content, retry_after_ms }
 }
 
 #[async_trait]
@@ -231,13 +307,17 @@ fn refusal(refused: &EgressRefused) -> Attempt {
     Attempt::failed(AttemptClass::Misconfigured, refused.to_string())
 }
 
+fn unresolved(error: &ResolveError) -> Attempt {
+    match error {
+        ResolveError::Refused(refused) => refusal(refused),
+        ResolveError::Lookup { .. } => Attempt::failed(AttemptClass::Transient, error.to_string()),
+    }
+}
+
 /// What a request that got no answer means.
 fn failure(error: &reqwest::Error, place: &str) -> Attempt {
-    if let Some(resolve) = cause::<ResolveError>(error) {
-        return match resolve {
-            ResolveError::Refused(refused) => refusal(refused),
-            ResolveError::Lookup { .. } => Attempt::failed(AttemptClass::Transient, resolve.to_string()),
-        };
+    if let Some(error) = cause::<ResolveError>(error) {
+        return unresolved(error);
     }
     if let Some(tls) = cause::<rustls::Error>(error) {
         return Attempt::failed(AttemptClass::Misconfigured, format!("TLS with {place} failed: {tls}"));

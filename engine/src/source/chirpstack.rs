@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rumqttc::v5::MqttOptions;
-use rumqttc::{NetworkOptions, TlsConfiguration, Transport};
 use sluse_schema::port::{GatewayStore, Intake};
 use sluse_schema::secret::Secret;
 use sluse_schema::wire::chirpstack::PACKET_BYTES_MAX;
@@ -20,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::gateway_state::GatewayStateWriter;
+use super::link::LinkOptions;
 use super::session::{Session, SessionEnd};
 use crate::send::mqtt_url::BrokerUrl;
 use crate::send::tls::{Authorities, ClientIdentity, TlsError};
@@ -169,11 +168,11 @@ impl ChirpstackSource {
     }
 }
 
-async fn run(mut session: Session, options: MqttOptions, stopping: CancellationToken) {
+async fn run(mut session: Session, options: LinkOptions, stopping: CancellationToken) {
     let mut backoff = BACKOFF_MIN;
     while !stopping.is_cancelled() {
         let started_at = Instant::now();
-        let wait = match session.serve(options.clone(), &stopping).await {
+        let wait = match session.serve(&options, &stopping).await {
             SessionEnd::Stopped => break,
             SessionEnd::Later { after } => after.clamp(BACKOFF_MIN, BACKOFF_MAX),
             SessionEnd::TakenOver => TAKEN_OVER_WAIT,
@@ -191,8 +190,8 @@ async fn run(mut session: Session, options: MqttOptions, stopping: CancellationT
     session.close().await;
 }
 
-/// rumqttc's options for every connection of this source, and the broker's place for messages.
-fn options(config: &ChirpstackConfig) -> Result<(MqttOptions, String), SourceError> {
+/// The options for every connection of this source, and the broker's place for messages.
+fn options(config: &ChirpstackConfig) -> Result<(LinkOptions, String), SourceError> {
     if config.client_id.is_empty() {
         return Err(SourceError::ClientId);
     }
@@ -205,34 +204,31 @@ fn options(config: &ChirpstackConfig) -> Result<(MqttOptions, String), SourceErr
         return Err(SourceError::Zero(name));
     }
     let broker = BrokerUrl::parse(config.url.reveal()).map_err(|e| SourceError::Url(e.to_string()))?;
-    let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(true);
-    let mut options = MqttOptions::new(&config.client_id, &broker.host, broker.port);
-    options
-        .set_clean_start(false)
-        .set_keep_alive(KEEP_ALIVE)
-        .set_manual_acks(true)
-        .set_session_expiry_interval(Some(config.session_expiry_s))
-        .set_receive_maximum(Some(config.receive_max))
-        .set_max_packet_size(Some(PACKET_BYTES_MAX as u32))
-        // We publish nothing here; rumqttc would keep 65 536 places for it.
-        .set_outgoing_inflight_upper_limit(1)
-        .set_network_options(network)
-        .set_connection_timeout(CONNECT_MAX.as_secs() + 1);
-    if !broker.username.is_empty() {
-        options.set_credentials(&broker.username, broker.password.reveal());
-    }
-    if broker.is_tls {
+    let tls = if broker.is_tls {
         let identity = config
             .client_certificate
             .as_ref()
             .map(|(chain, key): &(PathBuf, PathBuf)| ClientIdentity::read(chain, key))
             .transpose()?;
         let authorities = Authorities::load(config.ca_file.as_deref().map(Path::new))?;
-        let tls = authorities.client_config(None, identity)?;
-        options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(tls)));
-    }
-    Ok((options, broker.place()))
+        Some(authorities.client_config(None, identity)?)
+    } else {
+        None
+    };
+    let place = broker.place();
+    let options = LinkOptions {
+        host: broker.host,
+        port: broker.port,
+        client_id: config.client_id.clone(),
+        username: broker.username,
+        password: broker.password,
+        tls,
+        keep_alive: KEEP_ALIVE,
+        session_expiry_s: config.session_expiry_s,
+        receive_max: config.receive_max,
+        packet_bytes_max: PACKET_BYTES_MAX as u32,
+    };
+    Ok((options, place))
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 //! [`Intake`](sluse_schema::port::Intake).
 //!
 //! Reading order: [`event`] (what is taken in), [`ack_window`] and [`lanes`] (pure: in which order), [`gateway_state`],
-//! [`chirpstack`] (the source), `session` (one connection of it), [`owner`] (which node
-//! holds it).
+//! [`chirpstack`] (the source), `session` (its connections, one after another), `link` (a connection's packets), [`owner`] (which
+//! node holds it).
 
 pub mod ack_window;
 pub mod chirpstack;
 pub mod event;
 pub mod gateway_state;
 pub mod lanes;
+mod link;
 pub mod metrics;
 pub mod owner;
 mod session;

@@ -1,6 +1,6 @@
 //! One connection after another with ChirpStack's broker, and the events on their way from it into the log.
 //!
-//! The event loop never waits for the log: what comes is gathered while batches are under way, several side by side, each device
+//! The connection never waits for the log: what comes is gathered while batches are under way, several side by side, each device
 //! in one lane ([`Lanes`]), acknowledged in the order of arrival as they finish ([`AckWindow`]). An answer of "later" ends the
 //! connection: what was not handed over is dropped, the broker sends it again, and nothing overtakes what was refused. A connection
 //! that broke instead loses nothing that came over it: that is still taken in, and its repetition is recognised by its event id.
@@ -8,20 +8,17 @@
 //! Limits: the Receive Maximum bounds what is unacknowledged. At QoS 0 it does not, and Mosquitto 2.0.11 goes beyond it (863 of 300
 //! seen), so reading stops at twice as much.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::poll;
 use rumqttc::v5::mqttbytes::QoS;
-use rumqttc::v5::mqttbytes::v5::{ConnAck, DisconnectReasonCode, Filter, Publish, SubAck, SubscribeReasonCode};
-use rumqttc::v5::{AsyncClient, ConnectionError, Event, Incoming, MqttOptions, StateError};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, DisconnectReasonCode, Filter, Packet, Publish, SubAck, SubscribeReasonCode};
 use sluse_schema::port::{GatewayState, Intake, RefusedArrival};
 use sluse_schema::uplink::EventType;
 use sluse_schema::wire::chirpstack::{gateway_of_state_topic, parse_conn_state};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -30,15 +27,13 @@ use super::chirpstack::{CONNECT_MAX, ChirpstackConfig, HealthCell};
 use super::event::{RefusedEvent, device_level, examine};
 use super::gateway_state::GatewayStateWriter;
 use super::lanes::Lanes;
+use super::link::{Link, LinkError, LinkOptions};
 use super::metrics::{self, SourceMetrics};
 
 /// Every event of every device, and gateways' states with and without a region's prefix.
 const SUBSCRIPTIONS: [&str; 3] = ["application/+/device/+/event/+", "gateway/+/state/conn", "+/gateway/+/state/conn"];
 /// How long the broker may take to hang up after our DISCONNECT.
 const GOODBYE_MAX: Duration = Duration::from_secs(2);
-/// Acknowledgements in the event loop's queue at once; further ones wait here. The event loop takes one for ten packets that it
-/// reads, so that with a broker that goes beyond the Receive Maximum (Mosquitto 2.0.11 does) they can pile up for a while.
-const REQUESTS_MAX: usize = 1024;
 /// The wait when the log said "later" without saying how long.
 const LATER_DEFAULT: Duration = Duration::from_secs(1);
 
@@ -55,8 +50,8 @@ pub(super) enum SessionEnd {
     Lost,
 }
 
-/// What acknowledges an arrival; nothing does at QoS 0.
-type Ack = Option<(u16, QoS)>;
+/// The packet id that acknowledges an arrival; nothing does at QoS 0.
+type Ack = Option<u16>;
 
 /// An event as it came.
 #[derive(Debug)]
@@ -105,11 +100,8 @@ pub(super) struct Session {
 
 /// One connection's part of the state.
 struct Connection {
-    client: AsyncClient,
+    link: Link,
     window: AckWindow<Ack>,
-    /// Finished, in order, waiting for room in the event loop's queue.
-    due: VecDeque<(u16, QoS)>,
-    is_connected: bool,
     /// Set when it is to end as soon as what is under way is finished and acknowledged.
     closing: Option<SessionEnd>,
     has_said_goodbye: bool,
@@ -151,9 +143,18 @@ impl Session {
     }
 
     /// Connects and takes events in until the connection ends; then everything that was handed over is finished.
-    pub(super) async fn serve(&mut self, options: MqttOptions, stopping: &CancellationToken) -> SessionEnd {
+    pub(super) async fn serve(&mut self, options: &LinkOptions, stopping: &CancellationToken) -> SessionEnd {
         self.connection += 1;
-        let end = self.serve_connection(options, stopping).await;
+        let connecting = timeout(CONNECT_MAX, Link::connect(options));
+        let end = match stopping.run_until_cancelled(connecting).await {
+            None => SessionEnd::Stopped,
+            Some(Ok(Ok((link, connack)))) => self.serve_connection(link, &connack, stopping).await,
+            Some(Ok(Err(error))) => self.lost(&error),
+            Some(Err(_)) => {
+                self.trouble(format!("no answer within {} s", CONNECT_MAX.as_secs()));
+                SessionEnd::Lost
+            }
+        };
         if matches!(end, SessionEnd::Later { .. }) {
             self.drop_waiting();
         }
@@ -168,74 +169,68 @@ impl Session {
         end
     }
 
-    async fn serve_connection(&mut self, options: MqttOptions, stopping: &CancellationToken) -> SessionEnd {
-        let (client, mut event_loop) = AsyncClient::new(options, REQUESTS_MAX);
-        let mut connection = Connection::new(client);
-        let connect_deadline = Instant::now() + CONNECT_MAX;
+    async fn serve_connection(&mut self, link: Link, connack: &ConnAck, stopping: &CancellationToken) -> SessionEnd {
+        let mut connection = Connection::new(link);
+        if let Err(error) = self.connected(connack, &mut connection) {
+            return self.lost(&error);
+        }
         loop {
-            // `poll` must run to its end: rumqttc loses what it had in hand when it is dropped half-way.
-            let event = {
-                let next = event_loop.poll();
-                tokio::pin!(next);
-                loop {
-                    let may_read = connection.window.len() < self.window_max || connection.closing.is_some();
-                    if may_read && let std::task::Poll::Ready(event) = poll!(&mut next) {
-                        break event;
-                    }
-                    // Nothing more is there to be read at once: hand over what was gathered.
-                    if !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
-                        self.hand_over();
-                    }
-                    connection.send_due_acks();
-                    if connection.closing.is_some() && self.is_idle() && connection.due.is_empty() {
-                        connection.say_goodbye();
-                    }
-                    tokio::select! {
-                        event = &mut next, if may_read => break event,
-                        Some(done) = self.batches.join_next(), if !self.batches.is_empty() => {
-                            self.settle(done, &mut connection);
-                        }
-                        () = stopping.cancelled(), if connection.closing.is_none() => {
-                            if !connection.is_connected {
-                                return SessionEnd::Stopped;
-                            }
-                            connection.closing = Some(SessionEnd::Stopped);
-                        }
-                        () = sleep_until(connect_deadline), if !connection.is_connected => {
-                            self.trouble(format!("no answer within {} s", CONNECT_MAX.as_secs()));
-                            return SessionEnd::Lost;
-                        }
-                        () = sleep_until(connection.goodbye_deadline.unwrap_or(connect_deadline)),
-                            if connection.goodbye_deadline.is_some() => break Err(ConnectionError::RequestsDone),
-                    }
+            match self.turn(&mut connection, stopping).await {
+                Ok(()) => {}
+                // Whatever it is by then: we asked for it.
+                Err(_) if connection.has_said_goodbye => return connection.closing.unwrap_or(SessionEnd::Lost),
+                Err(error) => {
+                    let lost = self.lost(&error);
+                    return connection.closing.unwrap_or(lost);
                 }
-            };
-            let handled = match event {
-                Ok(event) => self.handle(event, &mut connection),
-                Err(_) if connection.goodbye_deadline.is_some() => Err(SessionEnd::Lost),
-                Err(error) => Err(self.lost(&error)),
-            };
-            if let Err(end) = handled {
-                return connection.closing.unwrap_or(end);
             }
         }
     }
 
-    fn handle(&mut self, event: Event, connection: &mut Connection) -> Result<(), SessionEnd> {
-        match event {
-            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish, connection)?,
-            Event::Incoming(Incoming::ConnAck(connack)) => self.connected(&connack, connection)?,
-            Event::Incoming(Incoming::SubAck(suback)) => self.subscribed(&suback)?,
-            Event::Outgoing(rumqttc::Outgoing::Disconnect) => {
-                connection.goodbye_deadline = Some(Instant::now() + GOODBYE_MAX);
+    /// Takes what was read, hands it over, acknowledges what is due, and waits until there is more to do.
+    async fn turn(&mut self, connection: &mut Connection, stopping: &CancellationToken) -> Result<(), LinkError> {
+        let may_read = loop {
+            // Closing, everything is read, so that the broker can get rid of it and sees our goodbye.
+            let may_read = connection.window.len() < self.window_max || connection.closing.is_some();
+            if !may_read {
+                break false;
             }
-            _ => {}
+            match connection.link.next()? {
+                None => break true,
+                Some(Packet::Publish(publish)) => self.arrived(publish, connection)?,
+                Some(Packet::SubAck(suback)) => self.subscribed(&suback)?,
+                Some(_) => {
+                    return Err(LinkError::Unexpected("a packet that is neither an event nor an answer of ours"));
+                }
+            }
+        };
+        if !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
+            self.hand_over();
         }
-        Ok(())
+        connection.put_due_acks()?;
+        if connection.closing.is_some() && self.is_idle() {
+            connection.say_goodbye()?;
+        }
+        tokio::select! {
+            done = connection.link.exchange(may_read) => done,
+            Some(done) = self.batches.join_next(), if !self.batches.is_empty() => {
+                self.settle(done, connection)?;
+                // Whatever else is finished by now is acknowledged with the same write.
+                while let Some(done) = self.batches.try_join_next() {
+                    self.settle(done, connection)?;
+                }
+                Ok(())
+            }
+            () = stopping.cancelled(), if connection.closing.is_none() => {
+                connection.closing = Some(SessionEnd::Stopped);
+                Ok(())
+            }
+            () = sleep_until(connection.goodbye_deadline.unwrap_or_else(Instant::now)),
+                if connection.goodbye_deadline.is_some() => Err(LinkError::Closed),
+        }
     }
 
-    fn connected(&mut self, connack: &ConnAck, connection: &mut Connection) -> Result<(), SessionEnd> {
-        connection.is_connected = true;
+    fn connected(&mut self, connack: &ConnAck, connection: &mut Connection) -> Result<(), LinkError> {
         let (place, client_id, is_session_present) = (&self.place, &self.client_id, connack.session_present);
         if self.is_put_off {
             tracing::debug!(place, client_id, is_session_present, "connected to chirpstack's broker");
@@ -253,14 +248,10 @@ impl Session {
         self.metrics.connections.increment(1);
         // At every connection, although the session knows them: the broker then repeats the gateways' retained states.
         let filters = SUBSCRIPTIONS.map(|topic| Filter::new(topic.to_owned(), QoS::AtLeastOnce));
-        if connection.client.try_subscribe_many(filters).is_err() {
-            self.trouble("the mqtt client took no subscription".to_owned());
-            return Err(SessionEnd::Lost);
-        }
-        Ok(())
+        connection.link.subscribe(filters)
     }
 
-    fn subscribed(&mut self, suback: &SubAck) -> Result<(), SessionEnd> {
+    fn subscribed(&mut self, suback: &SubAck) -> Result<(), LinkError> {
         for (topic, code) in SUBSCRIPTIONS.iter().zip(&suback.return_codes) {
             match code {
                 SubscribeReasonCode::Success(QoS::AtMostOnce) => {
@@ -268,8 +259,7 @@ impl Session {
                 }
                 SubscribeReasonCode::Success(_) => {}
                 refused if *topic == SUBSCRIPTIONS[0] => {
-                    self.trouble(format!("the broker refused the subscription to {topic}: {refused:?}"));
-                    return Err(SessionEnd::Lost);
+                    return Err(LinkError::NotSubscribed { topic, reason: *refused });
                 }
                 refused => tracing::warn!(place = self.place, topic, ?refused, "the broker refused a subscription"),
             }
@@ -282,19 +272,17 @@ impl Session {
         Ok(())
     }
 
-    fn arrived(&mut self, publish: Publish, connection: &mut Connection) -> Result<(), SessionEnd> {
+    fn arrived(&mut self, publish: Publish, connection: &mut Connection) -> Result<(), LinkError> {
+        if publish.qos == QoS::ExactlyOnce {
+            return Err(LinkError::Unexpected("an event at qos 2, which was not asked for"));
+        }
         let is_at_most_once = publish.qos == QoS::AtMostOnce;
         if connection.closing.is_some() {
             // Not acknowledged, so the broker keeps it for the next connection.
             self.metrics.lost.increment(u64::from(is_at_most_once));
             return Ok(());
         }
-        if connection.due.len() > usize::from(u16::MAX) {
-            self.trouble("the broker has more events unacknowledged than there are packet ids".to_owned());
-            return Err(SessionEnd::Lost);
-        }
-        let ack = (!is_at_most_once).then_some((publish.pkid, publish.qos));
-        let seq = connection.window.push(ack);
+        let seq = connection.window.push((!is_at_most_once).then_some(publish.pkid));
         if !publish.topic.starts_with(b"application/") {
             self.heard_gateway(&publish);
             connection.window.finish(seq);
@@ -347,7 +335,7 @@ impl Session {
     }
 
     /// Takes note of a finished batch and acknowledges what is due.
-    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) {
+    fn settle(&mut self, done: Result<BatchDone, JoinError>, connection: &mut Connection) -> Result<(), LinkError> {
         let later = match done {
             Ok(done) => {
                 self.lanes.finish(done.lane);
@@ -362,7 +350,7 @@ impl Session {
             }
             Err(error) => Some(intake_ended(&error)),
         };
-        connection.send_due_acks();
+        connection.put_due_acks()?;
         let num_unacknowledged = connection.window.len();
         self.metrics.unacknowledged.set(num_unacknowledged as f64);
         self.health.update(|health| health.num_unacknowledged = num_unacknowledged);
@@ -374,6 +362,7 @@ impl Session {
                 connection.closing = Some(SessionEnd::Later { after });
             }
         }
+        Ok(())
     }
 
     /// After a connection: takes in what it brought, and waits until no batch is under way. A wait, if the log asks for one.
@@ -401,19 +390,12 @@ impl Session {
         wait
     }
 
-    fn lost(&mut self, error: &ConnectionError) -> SessionEnd {
-        if let ConnectionError::MqttState(StateError::ServerDisconnect {
-            reason_code: DisconnectReasonCode::SessionTakenOver,
-            ..
-        }) = error
-        {
+    fn lost(&mut self, error: &LinkError) -> SessionEnd {
+        if let LinkError::EndedByBroker(DisconnectReasonCode::SessionTakenOver) = error {
             self.trouble(format!("somebody else connected under our client id {}", self.client_id));
             return SessionEnd::TakenOver;
         }
-        self.trouble(match error {
-            ConnectionError::ConnectionRefused(code) => format!("the broker refused us: {code:?}"),
-            other => other.to_string(),
-        });
+        self.trouble(error.to_string());
         SessionEnd::Lost
     }
 
@@ -436,12 +418,10 @@ impl Session {
 }
 
 impl Connection {
-    fn new(client: AsyncClient) -> Self {
+    fn new(link: Link) -> Self {
         Self {
-            client,
+            link,
             window: AckWindow::default(),
-            due: VecDeque::new(),
-            is_connected: false,
             closing: None,
             has_said_goodbye: false,
             goodbye_deadline: None,
@@ -449,24 +429,26 @@ impl Connection {
         }
     }
 
-    /// Acknowledges what is due, in the order of arrival, as far as the event loop has room for it.
-    fn send_due_acks(&mut self) {
+    /// Acknowledges what is due, in the order of arrival, with the next write.
+    fn put_due_acks(&mut self) -> Result<(), LinkError> {
         while let Some(ack) = self.window.next_due() {
-            self.due.extend(ack);
-        }
-        while let Some((pkid, qos)) = self.due.front().copied() {
-            if self.client.try_ack(&Publish { pkid, qos, ..Publish::default() }).is_err() {
-                return;
+            if let Some(pkid) = ack {
+                self.link.ack(pkid)?;
             }
-            self.due.pop_front();
         }
+        Ok(())
     }
 
-    /// Asks for the DISCONNECT, behind the last acknowledgements.
-    fn say_goodbye(&mut self) {
+    /// Says goodbye behind the last acknowledgements; once that is written, the broker has its time to hang up.
+    fn say_goodbye(&mut self) -> Result<(), LinkError> {
         if !self.has_said_goodbye {
-            self.has_said_goodbye = self.client.try_disconnect().is_ok();
+            self.has_said_goodbye = true;
+            return self.link.disconnect();
         }
+        if self.goodbye_deadline.is_none() && self.link.is_written() {
+            self.goodbye_deadline = Some(Instant::now() + GOODBYE_MAX);
+        }
+        Ok(())
     }
 
     fn warn_of_qos_0(&mut self, place: &str) {

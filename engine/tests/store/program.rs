@@ -5,6 +5,8 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use sluse_engine::store::private_postgres::PrivatePostgres;
+
 fn sluse(data_dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluse"));
     command
@@ -103,6 +105,56 @@ fn it_starts_with_nothing_stops_clean_and_its_backup_comes_back_elsewhere() {
     let running = serve(&elsewhere);
     assert!(!shows_password(&running), "{:?}", running.said);
     assert!(stop(running));
+}
+
+/// Runs statements on the private PostgreSQL of a running `sluse`, and gives the first column of the last one's rows.
+fn sql(data_dir: &Path, statements: &str) -> Vec<String> {
+    let url = PrivatePostgres::url_of_running(data_dir).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url.reveal(), tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let messages = client.simple_query(statements).await.unwrap();
+        let first = |message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+            _ => None,
+        };
+        messages.into_iter().filter_map(first).collect()
+    })
+}
+
+#[test]
+fn a_restore_begins_a_new_log_and_nothing_counts_in_the_old_one() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+    let (data, saved, elsewhere) = (dir.path().join("data"), dir.path().join("saved"), dir.path().join("elsewhere"));
+    let running = serve(&data);
+    // As after some days of work: five accepted, three delivered, one of the two pending ones a hole, in a log far ahead.
+    sql(
+        &data,
+        "INSERT INTO uplinks_partition (partition, epoch, log_store, log_incarnation, log_offset)
+             SELECT p, 1, 'embedded:old', 1, 900 FROM generate_series(0, 7) AS p
+             ON CONFLICT (partition) DO UPDATE SET log_store = 'embedded:old', log_incarnation = 1, log_offset = 900;
+         INSERT INTO deliveries_partition (partition, epoch, log_store, log_incarnation, log_offset)
+             SELECT p, 1, 'embedded:old', 1, 700 FROM generate_series(0, 7) AS p
+             ON CONFLICT (partition) DO UPDATE SET log_store = 'embedded:old', log_incarnation = 1, log_offset = 700;
+         INSERT INTO target_cursor
+             (target_id, partition, log_store, log_incarnation, log_offset, holes, accepted, delivered, is_tombstone)
+             VALUES (4711, 0, 'embedded:old', 1, 77, decode('000000000000004c', 'hex'), 5, 3, true)",
+    );
+    let backup = sluse(&data).arg("backup").arg(&saved).output().unwrap();
+    assert!(backup.status.success(), "{}", text(&backup));
+    drop(running);
+    let restore = sluse(&elsewhere).arg("restore").arg(&saved).output().unwrap();
+    assert!(restore.status.success(), "{}", text(&restore));
+    let running = serve(&elsewhere);
+    let expired = sql(&elsewhere, "SELECT expired FROM target_cursor WHERE target_id = 4711");
+    assert_eq!(expired, ["2"], "what was pending is accounted for");
+    let of_old = "SELECT log_store FROM uplinks_partition WHERE log_store = 'embedded:old'
+        UNION ALL SELECT log_store FROM deliveries_partition WHERE log_store = 'embedded:old'
+        UNION ALL SELECT log_store FROM target_cursor WHERE log_store = 'embedded:old' OR holes <> ''";
+    assert_eq!(sql(&elsewhere, of_old), [""; 0]);
+    assert!(stop(running), "it starts and stops clean");
 }
 
 #[test]
