@@ -142,7 +142,7 @@ async fn rotate_column(
 ) -> Result<u64, RotateError> {
     db.batch_execute(&format!("LOCK TABLE \"{table}\" IN EXCLUSIVE MODE")).await.map_err(failed)?;
     let read = format!(
-        "SELECT id, \"{column}\" FROM \"{table}\" WHERE id > $1 AND \"{column}\" IS NOT NULL ORDER BY id LIMIT {BATCH}"
+        "SELECT id::bigint, \"{column}\" FROM \"{table}\" WHERE id > $1::bigint AND \"{column}\" IS NOT NULL ORDER BY id LIMIT {BATCH}"
     );
     let write = format!(
         "UPDATE \"{table}\" t SET \"{column}\" = n.value FROM unnest($1::bigint[], $2::bytea[]) AS n (id, value) \

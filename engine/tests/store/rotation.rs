@@ -54,8 +54,9 @@ async fn every_secret_is_under_the_new_key_and_the_old_one_is_refused() {
         .query("SELECT api_key_enc FROM iot_device WHERE api_key_enc IS NOT NULL ORDER BY id", &[])
         .await
         .unwrap();
+    let new = other();
     for (i, row) in rows.iter().enumerate() {
-        assert_eq!(other().decrypt(row.get(0)).unwrap(), format!("key {i}").into_bytes());
+        assert_eq!(new.decrypt(row.get(0)).unwrap(), format!("key {i}").into_bytes());
     }
     let lines = "SELECT count(*) FROM change_log WHERE entity = 'secret_key' AND after->>'fingerprint' <> before->>'fingerprint'";
     assert_eq!(client.query_one(lines, &[]).await.unwrap().get::<_, i64>(0), 1);
