@@ -179,6 +179,20 @@ mod tests {
             .collect()
     }
 
+    /// What clients are generated from does not change by accident. `UPDATE_GOLDEN=1` writes the file anew; read the difference.
+    #[test]
+    fn the_document_is_the_golden_file() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+        let now = document_text() + "\n";
+        if std::env::var_os("UPDATE_GOLDEN").is_some() {
+            std::fs::write(path, now).unwrap();
+            return;
+        }
+        let golden = std::fs::read_to_string(path).unwrap();
+        let first = golden.lines().zip(now.lines()).enumerate().find(|(_, (was, is))| was != is);
+        assert!(golden == now, "the document differs from {path}, first at {first:?}; UPDATE_GOLDEN=1 writes it anew");
+    }
+
     #[test]
     fn every_operation_says_what_it_does_and_has_its_own_id() {
         let operations = operations();
