@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 /// How long a broker may take to be there.
 const READY_WITHIN: Duration = Duration::from_secs(120);
+/// How often a start is tried.
+const NUM_STARTS_MAX: usize = 4;
 /// What the server says when it serves.
 const READY_LINE: &str = "Kafka Server started";
 /// Starts a program beside a `cat` that ends with us, and ends the program when the `cat` does.
@@ -70,6 +72,17 @@ impl Kafka {
     /// # Errors
     /// Java or the server's jars are missing, or a broker does not start; the text says where its log is.
     pub fn start(dir: &Path, num_brokers: usize) -> io::Result<Self> {
+        // A port that was free may be taken before the server binds it: then everything again, with others.
+        let mut started = Self::try_start(&dir.join("1"), num_brokers);
+        for attempt in 2..=NUM_STARTS_MAX {
+            if started.as_ref().is_err_and(|error| error.to_string().contains("Address already in use")) {
+                started = Self::try_start(&dir.join(attempt.to_string()), num_brokers);
+            }
+        }
+        started
+    }
+
+    fn try_start(dir: &Path, num_brokers: usize) -> io::Result<Self> {
         let ports = free_ports(3 * num_brokers)?;
         let brokers = (0..num_brokers)
             .map(|i| Broker {
@@ -249,7 +262,7 @@ impl Kafka {
             }
             let is_gone = self.pid(i).is_none_or(|pid| !Path::new(&format!("/proc/{pid}")).exists());
             if is_gone || Instant::now() > deadline {
-                let end: Vec<&str> = news.lines().rev().take(20).collect();
+                let end: Vec<&str> = news.lines().filter(|line| !line.starts_with("\tat ")).rev().take(20).collect();
                 let end: Vec<&str> = end.into_iter().rev().collect();
                 return Err(io::Error::other(format!(
                     "kafka did not start, see {}:\n{}",

@@ -21,7 +21,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{
     BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata, RebalanceProtocol,
 };
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use sluse_schema::partition::PartitionId;
@@ -166,6 +166,11 @@ impl Member {
             if let Some(Err(error)) = self.consumer.poll(POLL) {
                 tracing::debug!(%error, "kafka group");
             }
+            // Only this says that the group knows another process under our name; a refused commit may name a membership of our own
+            // that is over.
+            if let Some((code, reason)) = self.consumer.client().fatal_error() {
+                self.consumer.context().link.replaced_by_another(&format!("{code}: {reason}"));
+            }
             if self.consumer.context().link.condition().replaced().is_some() {
                 let owned = self.membership.owned();
                 if !owned.is_empty() {
@@ -204,12 +209,7 @@ impl LeaseKeeper {
                         self.membership.lease.renew(sent_at, lasts);
                         renewed_at = Some(sent_at);
                     }
-                    Err(error) => {
-                        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::FencedInstanceId) {
-                            self.consumer.context().link.replaced_by_another("the group refuses this one's commit");
-                        }
-                        tracing::debug!(%error, "the lease is not renewed");
-                    }
+                    Err(error) => tracing::debug!(%error, "the lease is not renewed"),
                 }
             }
             std::thread::sleep(POLL);

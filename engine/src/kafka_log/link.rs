@@ -74,9 +74,11 @@ impl Link {
         match error.rdkafka_error_code() {
             // Its reader is told; it is no error.
             Some(RDKafkaErrorCode::PartitionEOF) => {}
-            Some(RDKafkaErrorCode::FencedInstanceId) => self.replaced_by_another(reason),
             Some(RDKafkaErrorCode::AllBrokersDown) => {
-                tracing::warn!(client, reason, "no Kafka broker can be reached");
+                // librdkafka says it again with every attempt.
+                if self.condition.trouble().is_none() {
+                    tracing::warn!(client, reason, "no Kafka broker can be reached");
+                }
                 self.condition.set_trouble(Some(format!("no Kafka broker can be reached: {reason}")));
             }
             Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) => {

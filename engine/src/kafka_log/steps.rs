@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::group::Group;
-use super::link::{Condition, Link};
+use super::link::Condition;
 use super::membership::{Admission, Membership};
 use super::metrics::{TRANSACTION_SECONDS, TRANSACTION_STEPS, TRANSACTIONS};
 use super::transaction::{Failure, Producer};
@@ -87,7 +87,6 @@ impl Stepper {
             producer: Producer::new(Arc::clone(config), Arc::clone(condition)),
             config: Arc::clone(config),
             condition: Arc::clone(condition),
-            link: Link::new("step", condition),
             membership: Arc::clone(membership),
             group: Arc::clone(group),
             ends: Box::new(ends),
@@ -152,7 +151,6 @@ struct Worker {
     producer: Producer,
     config: Arc<KafkaLogConfig>,
     condition: Arc<Condition>,
-    link: Link,
     membership: Arc<Membership>,
     group: Arc<Group>,
     ends: Box<dyn Ends>,
@@ -229,7 +227,7 @@ impl Worker {
         self.membership.end_transaction();
         let outcome = match &written {
             Ok(()) => "committed",
-            Err(Failure::NotWritten(_) | Failure::Replaced) => "aborted",
+            Err(Failure::NotWritten(_)) => "aborted",
             Err(Failure::Unclear(_)) => "unclear",
         };
         counter!(TRANSACTIONS, "outcome" => outcome).increment(1);
@@ -250,11 +248,6 @@ impl Worker {
                 tracing::info!(reason, "a transaction was aborted");
                 later.extend(ready);
                 put_off(later, &reason, is_closed)
-            }
-            Err(Failure::Replaced) => {
-                self.link.replaced_by_another("the group refuses this one's transaction");
-                later.extend(ready);
-                later
             }
             Err(Failure::Unclear(reason)) => {
                 tracing::warn!(reason, "the outcome of a transaction is not known");

@@ -38,8 +38,6 @@ pub enum Failure {
     NotWritten(String),
     /// Its commit was on the way.
     Unclear(String),
-    /// Nothing of it is in the log, and the group knows another process under this node's name.
-    Replaced,
 }
 
 /// See the head of this file.
@@ -181,10 +179,8 @@ impl Producer {
 
     /// Ends a transaction whose commit was not sent: whether or not Kafka hears of the abort, it will not be committed.
     fn abort(&mut self, why: &KafkaError) -> Failure {
-        let failure = match why.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::FencedInstanceId) => Failure::Replaced,
-            _ => Failure::NotWritten(why.to_string()),
-        };
+        // "Fenced instance" says no more than that the membership it names is over: it may have been our own, before we joined again.
+        let failure = Failure::NotWritten(why.to_string());
         let is_fatal = matches!(why, KafkaError::Transaction(error) if error.is_fatal());
         if is_fatal {
             self.drop_current(why);
