@@ -99,6 +99,16 @@ need_mail_server() {
         install_packages python3 python3-aiosmtpd
 }
 
+# What engine/tests/schemathesis.sh runs on.
+need_schemathesis() {
+    local missing=()
+    command -v curl >/dev/null || missing+=(curl ca-certificates)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    if [ "${#missing[@]}" -gt 0 ]; then
+        install_packages "${missing[@]}"
+    fi
+}
+
 # Where the Kafka server's jars are. A change of deploy/kafka/pom.xml is another directory.
 kafka_dir() {
     local version
