@@ -32,6 +32,8 @@ use crate::table::HashSet;
 const NUM_PANICS_MAX: u32 = 3;
 /// Room in a device's mailbox beside its open uplinks: configuration, merging, storing.
 const NUM_CONTROL_MESSAGES_MAX: usize = 16;
+/// Pause before a device that could not take its new configuration is asked for again.
+const RELOAD_AGAIN_AFTER: std::time::Duration = std::time::Duration::from_millis(20);
 /// Records read at once when a panicked device's recent past is looked up.
 const NUM_REPLAY_READ_MAX: usize = 2_000;
 
@@ -333,18 +335,26 @@ impl PartitionConsumer {
         };
         ctx.spawn(load.into_actor(self).map(|(devices, loaded), actor, ctx| {
             actor.is_reloading = false;
-            match loaded {
+            let is_settled = match loaded {
                 Ok(configs) => actor.reconfigure(devices, configs),
                 Err(error) => {
                     warn!(partition = actor.partition.0, %error, "cannot reload devices yet");
                     actor.stale.extend(devices);
+                    true
                 }
+            };
+            if is_settled {
+                actor.reload_when_due(ctx);
+            } else {
+                // Asked again at once, a device that is still loading would be asked for without end.
+                ctx.run_later(RELOAD_AGAIN_AFTER, Self::reload_when_due);
             }
-            actor.reload_when_due(ctx);
         }));
     }
 
-    fn reconfigure(&mut self, devices: Vec<DeviceId>, configs: Vec<Arc<DeviceConfig>>) {
+    /// Hands new configurations on; `false` when some device could not take its own yet and stays stale.
+    fn reconfigure(&mut self, devices: Vec<DeviceId>, configs: Vec<Arc<DeviceConfig>>) -> bool {
+        let mut is_settled = true;
         let mut gone: HashSet<DeviceId> = devices.into_iter().collect();
         for config in configs {
             gone.remove(&config.device);
@@ -354,11 +364,13 @@ impl PartitionConsumer {
                     active.config = Arc::clone(&config);
                     if let Err(Refused::Full(_)) = offer_to(&active.addr, Configure(Arc::clone(&config))) {
                         self.stale.insert(config.device);
+                        is_settled = false;
                     }
                 }
                 // Still loading: ask again once it runs.
                 Some(Slot::Loading { .. }) => {
                     self.stale.insert(config.device);
+                    is_settled = false;
                 }
                 None => {}
             }
@@ -372,6 +384,7 @@ impl PartitionConsumer {
                 }
             }
         }
+        is_settled
     }
 
     fn dismiss(&mut self, device: DeviceId) {

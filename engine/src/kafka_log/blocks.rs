@@ -232,10 +232,10 @@ mod tests {
     fn partition(seed: u64) -> Vec<Record> {
         let keys = [1, 1, 2, 1, 2, 3];
         (0..3 * BLOCK)
-            .filter(|offset| (offset * 7 + seed) % 61 == 0)
+            .filter(|offset| (offset * 7 + seed).is_multiple_of(61))
             .map(|offset| {
                 let at = (offset / 61 + seed) as usize;
-                record(offset, if at % 97 == 0 { 9 } else { keys[at % keys.len()] })
+                record(offset, if at.is_multiple_of(97) { 9 } else { keys[at % keys.len()] })
             })
             .collect()
     }

@@ -12,6 +12,9 @@ use sluse_schema::record::Topic;
 use super::config::{BATCH_BYTES_MAX, KafkaLogConfig, OpenKafkaError};
 use super::link::Link;
 
+/// Partitions and replicas of each topic, by its name.
+type TopicSizes = HashMap<String, (usize, usize)>;
+
 /// One call to Kafka.
 const WITHIN: Duration = Duration::from_secs(20);
 
@@ -83,7 +86,7 @@ impl<'a> Topics<'a> {
     }
 
     /// How many brokers there are, and of each topic how many partitions and replicas.
-    fn look(&self) -> Result<(i32, HashMap<String, (usize, usize)>), OpenKafkaError> {
+    fn look(&self) -> Result<(i32, TopicSizes), OpenKafkaError> {
         let metadata = self.admin.inner().fetch_metadata(None, WITHIN).map_err(|error| self.unreachable(error))?;
         let topics = metadata.topics().iter().filter(|topic| topic.error().is_none()).map(|topic| {
             let num_replicas = topic.partitions().iter().map(|p| p.replicas().len()).min();

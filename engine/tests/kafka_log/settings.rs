@@ -24,7 +24,8 @@ async fn a_topic_that_contradicts_the_configuration_is_refused_by_name() {
     let cluster = shared().await;
     let brokers = cluster.kafka.bootstrap();
     let large = ("max.message.bytes", "8388608");
-    let cases: [(i32, &[(&str, &str)], &str); 6] = [
+    type Case<'a> = (i32, &'a [(&'a str, &'a str)], &'a str);
+    let cases: [Case<'_>; 6] = [
         (3, &[large], "3 partitions"),
         (4, &[large, ("cleanup.policy", "compact")], "cleanup.policy=compact"),
         (4, &[large, ("message.timestamp.type", "LogAppendTime")], "message.timestamp.type=LogAppendTime"),
