@@ -51,8 +51,7 @@ fn registry() -> BTreeSet<String> {
         sluse_engine::metrics::describe_all();
         metrics_process::Collector::default().describe();
     });
-    let registry = names.0.lock().unwrap().clone();
-    registry
+    names.0.lock().unwrap().clone()
 }
 
 /// Every word of a text that looks like one of our metrics.

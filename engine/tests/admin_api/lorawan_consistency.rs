@@ -59,9 +59,10 @@ async fn a_device_whose_row_is_refused_goes_from_chirpstack_or_becomes_again_wha
     change["lorawanSettings"]["OTAAapplicationKey"] = json!("ffffffffffffffffffffffffffffffff");
     let path = format!("/iot-device/{id}");
     assert_eq!(api.call("PUT", &path, Some(&tenant.token), Some(change)).await.0, 400);
-    let world = chirpstack.world();
-    assert_eq!((world.devices[other].name.as_str(), world.keys[other].nwk_key.as_str()), ("Meter", OTAA_KEY));
-    drop(world);
+    {
+        let world = chirpstack.world();
+        assert_eq!((world.devices[other].name.as_str(), world.keys[other].nwk_key.as_str()), ("Meter", OTAA_KEY));
+    }
     assert_eq!(num_tasks(&api).await, 0);
 }
 
