@@ -257,7 +257,8 @@ mod tests {
         // Somebody who is behind goes back in his turn.
         assert!(matches!(read(20, false), Attempt::GoBack));
         assert!(matches!(read(20, true), Attempt::Wait));
-        assert_eq!((view.lock().live.wanted, view.lock().back.wanted), (None, Some(Offset(20))));
+        let state = view.lock();
+        assert_eq!((state.live.wanted, state.back.wanted), (None, Some(Offset(20))));
     }
 
     #[test]
