@@ -116,23 +116,23 @@ kafka_dir() {
     echo "${XDG_CACHE_HOME:-$HOME/.cache}/sluse/kafka-$version"
 }
 
-# Kafka for tests: Java from Debian, the server's jars by Maven. Sets SLUSE_KAFKA_DIR.
+# Kafka for tests: Java from Debian, the server's jars by Maven. Sets KAFKA_TEST_DIR: sluse itself refuses unknown SLUSE_ variables.
 need_kafka() {
-    SLUSE_KAFKA_DIR=$(kafka_dir)
-    export SLUSE_KAFKA_DIR
+    KAFKA_TEST_DIR=$(kafka_dir)
+    export KAFKA_TEST_DIR
     local missing=()
     command -v java >/dev/null || missing+=(default-jre-headless)
-    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
+    if [ ! -e "$KAFKA_TEST_DIR/complete" ]; then
         command -v mvn >/dev/null || missing+=(maven)
     fi
     if [ "${#missing[@]}" -gt 0 ]; then
         install_packages "${missing[@]}"
     fi
-    if [ ! -e "$SLUSE_KAFKA_DIR/complete" ]; then
-        echo "fetching Kafka's server into $SLUSE_KAFKA_DIR" >&2
+    if [ ! -e "$KAFKA_TEST_DIR/complete" ]; then
+        echo "fetching Kafka's server into $KAFKA_TEST_DIR" >&2
         mvn -B -q -f "$(dirname "${BASH_SOURCE[0]}")/kafka/pom.xml" \
             org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies \
-            -DincludeScope=runtime -DoutputDirectory="$SLUSE_KAFKA_DIR" >&2
-        touch "$SLUSE_KAFKA_DIR/complete"
+            -DincludeScope=runtime -DoutputDirectory="$KAFKA_TEST_DIR" >&2
+        touch "$KAFKA_TEST_DIR/complete"
     fi
 }

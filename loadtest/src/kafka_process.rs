@@ -48,9 +48,9 @@ fn free_ports(num: usize) -> io::Result<Vec<u16>> {
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect()
 }
 
-/// Where the server's jars are: `SLUSE_KAFKA_DIR`, else what `need_kafka` in deploy/prerequisites.sh fetched.
+/// Where the server's jars are: `KAFKA_TEST_DIR`, else what `need_kafka` in deploy/prerequisites.sh fetched.
 fn jars() -> io::Result<PathBuf> {
-    if let Some(dir) = std::env::var_os("SLUSE_KAFKA_DIR") {
+    if let Some(dir) = std::env::var_os("KAFKA_TEST_DIR") {
         return Ok(PathBuf::from(dir));
     }
     let cache = std::env::var_os("XDG_CACHE_HOME")
