@@ -92,6 +92,7 @@ async fn is_empty(url: &Secret) -> anyhow::Result<bool> {
 /// Device rows name their log themselves, and their actors see that it is another one.
 const BEGIN_NEW_LOG: &str = "
     BEGIN;
+    DELETE FROM setting WHERE name = 'log_store';
     UPDATE uplinks_partition SET log_store = NULL, log_incarnation = NULL, log_offset = NULL;
     UPDATE deliveries_partition SET log_store = NULL, log_incarnation = NULL, log_offset = NULL;
     UPDATE target_cursor SET log_store = NULL, log_incarnation = NULL, log_offset = NULL, holes = '', status = NULL,
