@@ -419,7 +419,7 @@ async fn queue(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
 #[post("/multicast/{id}/downlink-multicast")]
 async fn send(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let row = state.admin().multicast(id.0).await?;
-    caller.write(resource(&row))?;
+    let permit = caller.write(resource(&row))?;
     let mut form = Form::of(&body.0);
     let data = downlinks::read_data(&mut form);
     let port = form.int("port", Some(1), Some(downlinks::PORT_MAX));
@@ -429,5 +429,6 @@ async fn send(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) 
     // Devices of a group hear one message at a time: what waits is superseded, as in the reference.
     server.flush_multicast(group).await.map_err(refusal)?;
     let f_cnt = server.enqueue_multicast(group, u32::try_from(port).unwrap_or(1), &data).await.map_err(refusal)?;
+    state.admin().record_multicast_downlink(&permit, &caller.changed_by, row.id, port).await?;
     Ok(uncached(created(json!({"fCnt": f_cnt}))))
 }
