@@ -196,6 +196,9 @@ impl Kafka {
         java.args(["-Xmx256m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
             .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"])
             .arg("-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info")
+            // What became of transactions and members when a broker was killed is told there only.
+            .arg("-Dorg.slf4j.simpleLogger.log.kafka.coordinator=info")
+            .arg("-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator=info")
             .arg("-cp")
             .arg(format!("{}/*", self.jars.display()));
         java

@@ -112,9 +112,9 @@ pub async fn commit(log: &dyn Log, step: Step) -> bool {
                     eprintln!("{} [{}, {}): {other:?}", step.partition, step.from, step.next);
                     return false;
                 }
-                Err(_) => {}
+                Err(error) => eprintln!("{} [{}, {}): {error}", step.partition, step.from, step.next),
             },
-            Err(_) => {}
+            Err(error) => eprintln!("{} [{}, {}): {error}", step.partition, step.from, step.next),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
