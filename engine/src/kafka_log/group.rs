@@ -220,7 +220,10 @@ impl Member {
             }
             match self.maker.make() {
                 Ok(seat) => {
-                    tracing::warn!(reason, "the group shut this node out, and nobody else bears its name: it joins again");
+                    tracing::warn!(
+                        reason,
+                        "the group shut this node out, and nobody else bears its name: it joins again"
+                    );
                     counter!(SEATS_RENEWED).increment(1);
                     self.since = Instant::now();
                     return retire(self.seat.swap(Arc::new(seat)));
