@@ -17,6 +17,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::record::{NewRecord, Offset, Topic};
 
+use super::claim::Claim;
 use super::config::KafkaLogConfig;
 use super::link::{Condition, Link};
 use super::metrics::PRODUCERS_RENEWED;
@@ -27,9 +28,8 @@ use crate::log::metrics::RECORDS_APPENDED;
 const POLL: Duration = Duration::from_millis(1);
 /// One try to make a producer known.
 const INIT_WITHIN: Duration = Duration::from_secs(5);
-/// Pause after a failed one; longer once another process was seen to use our name, so that the group can say who is who.
+/// Pause after a failed one.
 const INIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
-const INIT_AGAIN_AFTER_FENCED: Duration = Duration::from_secs(3);
 
 /// Why a transaction was not committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,10 +44,13 @@ pub enum Failure {
 pub struct Producer {
     config: Arc<KafkaLogConfig>,
     condition: Arc<Condition>,
+    claim: Arc<Claim>,
     topic: String,
     /// With whether it is known to Kafka.
     current: Option<(BaseProducer<StepContext>, bool)>,
     not_before: Instant,
+    /// The last one was shut out, with this error.
+    shut_out: Option<String>,
     written: Vec<(PartitionId, Offset)>,
 }
 
@@ -59,9 +62,10 @@ impl std::fmt::Debug for Producer {
 
 impl Producer {
     /// None is made yet.
-    pub fn new(config: Arc<KafkaLogConfig>, condition: Arc<Condition>) -> Self {
+    pub fn new(config: Arc<KafkaLogConfig>, condition: Arc<Condition>, claim: Arc<Claim>) -> Self {
         let topic = config.topic(Topic::Deliveries);
-        Self { config, condition, topic, current: None, not_before: Instant::now(), written: Vec::new() }
+        let (not_before, written) = (Instant::now(), Vec::new());
+        Self { config, condition, claim, topic, current: None, not_before, shut_out: None, written }
     }
 
     /// Serves what librdkafka has to say while nothing else is to be done, and makes a producer if there is none.
@@ -80,6 +84,17 @@ impl Producer {
         }
         if Instant::now() < self.not_before {
             return Err("the transactional producer is being renewed".to_owned());
+        }
+        if let Some(reason) = &self.shut_out {
+            // A new one would shut out whoever bears our name now.
+            match self.claim.is_ours() {
+                Ok(true) => self.shut_out = None,
+                Ok(false) => {
+                    self.condition.replaced_by_another(reason);
+                    return Err("another process bears this node's name".to_owned());
+                }
+                Err(error) => return Err(format!("who bears this node's name cannot be asked: {error}")),
+            }
         }
         if self.current.is_none() {
             let context = StepContext { link: Link::new("step", &self.condition), reports: Mutex::default() };
@@ -115,9 +130,11 @@ impl Producer {
             error.rdkafka_error_code(),
             Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
         );
-        let pause = if is_fenced { INIT_AGAIN_AFTER_FENCED } else { INIT_AGAIN_AFTER };
         tracing::warn!(%error, is_fenced, "the transactional producer is made anew");
-        self.not_before = Instant::now() + pause;
+        if is_fenced {
+            self.shut_out = Some(error.to_string());
+        }
+        self.not_before = Instant::now() + INIT_AGAIN_AFTER;
         self.current = None;
     }
 
