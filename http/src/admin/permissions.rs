@@ -97,6 +97,19 @@ fn levels(form: &mut Form<'_>) -> Vec<Role> {
     roles
 }
 
+/// Name of the group of global administrators, which the web client knows them by: of a user in a group of that name it sends
+/// `globalAdmin: true` when a global administrator saves him.
+const NAME_OF_GLOBAL: &str = "GlobalAdmin";
+
+/// No tenant's group is called so, however it is written: or its members would be lifted by the next who edits them.
+fn check_name(name: &str) -> ApiResult<()> {
+    let letters: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    if letters == NAME_OF_GLOBAL.to_lowercase() {
+        return Err(ApiError::bad_request(code::NAME_INVALID_OR_ALREADY_IN_USE));
+    }
+    Ok(())
+}
+
 /// Whether the caller may put these users into a group: those of organisations whose users he administers, and those who asked to
 /// be let into one.
 async fn check_members<R: CallerRule>(caller: &Caller<R>, users: &[UserId], state: &AppState) -> ApiResult<()> {
@@ -139,6 +152,7 @@ async fn create(
         // There is one such group, and it belongs to no organisation.
         return Err(ApiError::forbidden());
     }
+    check_name(&name)?;
     check_members(&caller, &users, &state).await?;
     let new = NewPermission { name, organization, roles, users, applications, automatically_add_new_applications };
     let detail = state.admin().create_permission(&permit, &caller.changed_by, &new).await?;
@@ -175,6 +189,9 @@ async fn update(
     form.finish()?;
     let before = state.admin().permission_detail(id.0).await.map_err(missing)?;
     let permit = caller.write(resource_of(&before.permission))?;
+    if before.permission.organization_id.is_some() {
+        check_name(&name)?;
+    }
     let is_new = |user: &UserId| !before.users.iter().any(|u| u.id == *user);
     let added: Vec<UserId> = users.iter().flatten().copied().filter(is_new).collect();
     check_members(&caller, &added, &state).await?;
