@@ -15,8 +15,8 @@ use crate::identity_provider::{
 };
 
 /// The provider, us as it knows us, and the API.
-struct Rig {
-    api: Api,
+pub struct Rig {
+    pub api: Api,
     provider: Pair,
     service: Pair,
 }
@@ -35,9 +35,9 @@ fn settings(provider: &Pair, service: &Pair) -> KombitSettings {
 
 /// What a browser got: status, where to, body, and the cookies it was given.
 #[derive(Debug)]
-struct Answer {
-    status: u16,
-    location: String,
+pub struct Answer {
+    pub status: u16,
+    pub location: String,
     cookies: Vec<String>,
     body: Value,
 }
@@ -57,16 +57,16 @@ fn cookie(answer: &Answer) -> String {
 }
 
 /// A browser on its way: it left with this cookie and this request.
-struct Left {
+pub struct Left {
     cookie: String,
     request: String,
 }
 
 impl Rig {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let (provider, service) = (Pair::new("idp"), Pair::new("sluse"));
         let kombit = Kombit::new(&settings(&provider, &service)).unwrap();
-        let api = Api::start_with(LogInProviders { kombit: Some(Arc::new(kombit)), oidc: None }).await;
+        let api = Api::start_with_log_in(LogInProviders { kombit: Some(Arc::new(kombit)), oidc: None }).await;
         Self { api, provider, service }
     }
 
@@ -75,7 +75,7 @@ impl Rig {
     }
 
     /// A browser leaves for the provider.
-    async fn leave(&self, redirect: Option<&str>) -> Left {
+    pub async fn leave(&self, redirect: Option<&str>) -> Left {
         let path = match redirect {
             Some(to) => format!("/auth/kombit/login?{}", serde_urlencoded(&[("redirect", to)])),
             None => "/auth/kombit/login".to_owned(),
@@ -89,11 +89,20 @@ impl Rig {
 
     /// A browser comes back with a response.
     async fn come_back(&self, left: &Left, xml: &str) -> Answer {
-        self.post(Some(&left.cookie), &[("SAMLResponse", &posted(xml))]).await
+        self.come_back_at(&self.api.base, left, xml).await
+    }
+
+    /// It comes back to another node.
+    pub async fn come_back_at(&self, base: &str, left: &Left, xml: &str) -> Answer {
+        self.post_at(base, Some(&left.cookie), &[("SAMLResponse", &posted(xml))]).await
     }
 
     async fn post(&self, cookie: Option<&str>, form: &[(&str, &str)]) -> Answer {
-        let url = format!("{}/auth/kombit/login/callback", self.api.base);
+        self.post_at(&self.api.base, cookie, form).await
+    }
+
+    async fn post_at(&self, base: &str, cookie: Option<&str>, form: &[(&str, &str)]) -> Answer {
+        let url = format!("{base}/auth/kombit/login/callback");
         let mut request = self
             .api
             .browser
@@ -115,7 +124,7 @@ impl Rig {
     }
 
     /// A good response to what the browser left with, changed by `change` before anything is signed.
-    fn good(&self, left: &Left, change: impl FnOnce(&mut Say)) -> String {
+    pub fn good(&self, left: &Left, change: impl FnOnce(&mut Say)) -> String {
         let mut say = self.say(left);
         change(&mut say);
         response(&say, &self.signed(&say), None)

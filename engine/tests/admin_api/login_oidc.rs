@@ -38,7 +38,7 @@ impl Rig {
     async fn start() -> Self {
         let provider = Provider::start();
         let oidc = Oidc::new(settings(&provider.issuer), &Authorities::load(None).unwrap()).unwrap();
-        let api = Api::start_with(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
+        let api = Api::start_with_log_in(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
         Self { api, provider }
     }
 
@@ -196,7 +196,7 @@ async fn logging_out_leads_to_the_providers_end_of_session() {
 async fn a_provider_that_is_away_is_later_and_not_a_fault() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let oidc = Oidc::new(settings(&format!("http://{nobody}/realm")), &Authorities::load(None).unwrap()).unwrap();
-    let api = Api::start_with(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
+    let api = Api::start_with_log_in(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
     let response = api.browser.get(format!("{}/auth/oidc/login", api.base)).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 503);
     assert!(response.headers().contains_key("retry-after"));

@@ -5,6 +5,7 @@ use actix_web::web;
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId};
+use sluse_schema::permission::Role;
 use sluse_schema::policy::{Permit, Resource};
 use sluse_schema::port::admin::{
     AdminError, ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, DeviceListing,
@@ -312,7 +313,12 @@ fn filter<R: CallerRule>(
 #[get("/application")]
 async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let page = query.page_or_all()?;
-    let filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
+    let mut filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
+    let administered = caller.principal.organizations_with(&[Role::OrganizationApplicationAdmin]);
+    if filter.organization.is_none() && !administered.is_empty() {
+        // Who administers applications asks without an organisation where he may put something: only there, as in the reference.
+        filter.visible = caller.principal.visible_applications_in(&administered);
+    }
     let found = state.admin().applications(&filter, &page).await?;
     let rows = found
         .rows
@@ -340,7 +346,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) 
 #[get("/application/{id}/filter-information")]
 async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let organization = OrganizationId(id.0);
-    caller.read(Resource::Organization(organization))?;
+    caller.read(Resource::Organization(organization)).map_err(|_| ApiError::unknown_id())?;
     let owners = state.admin().application_owners(&caller.principal.visible_applications(), organization).await?;
     Ok(ok(json!(owners)))
 }
@@ -355,7 +361,8 @@ async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) 
 #[get("/application/{id}/application-dashboard-data")]
 async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let organization = OrganizationId(id.0);
-    caller.read(Resource::Organization(organization))?;
+    // Another tenant's organisation is as good as none, as in the reference.
+    caller.read(Resource::Organization(organization)).map_err(|_| ApiError::unknown_id())?;
     let counts = state.admin().dashboard_counts(&caller.principal.visible_applications(), organization).await?;
     Ok(ok(json!({
         "total": counts.num_applications,

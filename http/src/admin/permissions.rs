@@ -215,16 +215,13 @@ fn narrowed(principal: &Principal, query: &Query, role: Role) -> ApiResult<Permi
         return Ok(narrowed);
     }
     let administered = principal.organizations_with(&[role]);
-    let is_administered = match organization {
-        Some(organization) => administered.contains(&organization),
-        None => !administered.is_empty(),
-    };
-    if is_administered {
-        narrowed.among = Some(administered);
-    } else {
-        // His own groups, with nobody but himself in them.
-        narrowed.among = Some(principal.organizations());
-        narrowed.member = Some(principal.user);
+    match organization {
+        // His own groups there, with nobody but himself in them: the web client asks so for whoever makes an application.
+        Some(organization) if !administered.contains(&organization) => {
+            narrowed.among = Some(principal.organizations());
+            narrowed.member = Some(principal.user);
+        }
+        _ => narrowed.among = Some(administered),
     }
     Ok(narrowed)
 }
@@ -294,6 +291,10 @@ fn slim(detail: &PermissionDetail) -> Value {
 async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let mut filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
     filter.with_users = false;
+    if !caller.principal.is_global_admin() {
+        // Here nobody sees his own groups elsewhere, as in the reference.
+        filter.among = Some(caller.principal.organizations_with(&[Role::OrganizationUserAdmin]));
+    }
     let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, false)).collect(), found.num_all))
 }
