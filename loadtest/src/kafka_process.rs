@@ -31,16 +31,26 @@ struct Broker {
     port: u16,
     sasl_port: u16,
     controller_port: u16,
+    /// Of the listener that is advertised as the proxy's, where there is one.
+    proxied_port: u16,
     /// The leash and its pipe, and the server's own process id.
     running: Option<(Child, ChildStdin, u32)>,
+}
+
+/// What some tests want besides.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Key and certificate (for `localhost`) of the SASL listener, as one PEM text; `None`: it speaks without TLS.
+    pub tls_pem: Option<String>,
+    /// A port before the one broker: whoever begins there is sent there again, see [`Kafka::proxied_port`].
+    pub proxy_port: Option<u16>,
 }
 
 /// A Kafka cluster of our own.
 #[derive(Debug)]
 pub struct Kafka {
     brokers: Vec<Broker>,
-    /// Key and certificate of the SASL listener, as one PEM text; `None`: it speaks without TLS.
-    tls_pem: Option<String>,
+    extras: Extras,
     jars: PathBuf,
     cluster_id: String,
 }
@@ -74,40 +84,37 @@ impl Kafka {
     /// # Errors
     /// Java or the server's jars are missing, or a broker does not start; the text says where its log is.
     pub fn start(dir: &Path, num_brokers: usize) -> io::Result<Self> {
-        Self::start_with(dir, num_brokers, None)
+        Self::start_with(dir, num_brokers, Extras::default())
     }
 
-    /// As [`Kafka::start`], with TLS on the listener that wants SASL: `pem` holds its key and a certificate for `localhost`.
+    /// As [`Kafka::start`].
     ///
     /// # Errors
     /// As [`Kafka::start`].
-    pub fn start_with_tls(dir: &Path, pem: String) -> io::Result<Self> {
-        Self::start_with(dir, 1, Some(pem))
-    }
-
-    fn start_with(dir: &Path, num_brokers: usize, tls_pem: Option<String>) -> io::Result<Self> {
+    pub fn start_with(dir: &Path, num_brokers: usize, extras: Extras) -> io::Result<Self> {
         // A port that was free may be taken before the server binds it: then everything again, with others.
-        let mut started = Self::try_start(&dir.join("1"), num_brokers, tls_pem.clone());
+        let mut started = Self::try_start(&dir.join("1"), num_brokers, extras.clone());
         for attempt in 2..=NUM_STARTS_MAX {
             if started.as_ref().is_err_and(|error| error.to_string().contains("Address already in use")) {
-                started = Self::try_start(&dir.join(attempt.to_string()), num_brokers, tls_pem.clone());
+                started = Self::try_start(&dir.join(attempt.to_string()), num_brokers, extras.clone());
             }
         }
         started
     }
 
-    fn try_start(dir: &Path, num_brokers: usize, tls_pem: Option<String>) -> io::Result<Self> {
-        let ports = free_ports(3 * num_brokers)?;
+    fn try_start(dir: &Path, num_brokers: usize, extras: Extras) -> io::Result<Self> {
+        let ports = free_ports(4 * num_brokers)?;
         let brokers = (0..num_brokers)
             .map(|i| Broker {
                 dir: dir.join(format!("kafka-{}", i + 1)),
-                port: ports[3 * i],
-                sasl_port: ports[3 * i + 1],
-                controller_port: ports[3 * i + 2],
+                port: ports[4 * i],
+                sasl_port: ports[4 * i + 1],
+                controller_port: ports[4 * i + 2],
+                proxied_port: ports[4 * i + 3],
                 running: None,
             })
             .collect();
-        let mut kafka = Self { brokers, tls_pem, jars: jars()?, cluster_id: random_uuid()? };
+        let mut kafka = Self { brokers, extras, jars: jars()?, cluster_id: random_uuid()? };
         for i in 0..num_brokers {
             kafka.format(i)?;
         }
@@ -131,9 +138,14 @@ impl Kafka {
         addresses.join(",")
     }
 
+    /// Where a proxy at [`Extras::proxy_port`] is to lead.
+    pub fn proxied_port(&self) -> u16 {
+        self.brokers[0].proxied_port
+    }
+
     /// What the listener is known by: a certificate is for a name.
     fn sasl_host(&self) -> &'static str {
-        if self.tls_pem.is_some() { "localhost" } else { "127.0.0.1" }
+        if self.extras.tls_pem.is_some() { "localhost" } else { "127.0.0.1" }
     }
 
     /// The server process of broker `i`, while it runs.
@@ -182,7 +194,7 @@ impl Kafka {
             .map(|(i, b)| format!("{}@127.0.0.1:{}", i + 1, b.controller_port))
             .collect();
         let replicas = num_brokers.min(3);
-        let (sasl_protocol, tls) = match &self.tls_pem {
+        let (sasl_protocol, tls) = match &self.extras.tls_pem {
             None => ("SASL_PLAINTEXT", String::new()),
             Some(_) => {
                 let pem = broker.dir.join("tls.pem");
@@ -190,11 +202,17 @@ impl Kafka {
                 ("SASL_SSL", format!("{prefix}.type=PEM\n{prefix}.location={}\n", pem.display()))
             }
         };
+        let (proxied, proxy) = match self.extras.proxy_port {
+            None => (String::new(), String::new()),
+            Some(port) => {
+                (format!(",PROXIED://127.0.0.1:{}", broker.proxied_port), format!(",PROXIED://127.0.0.1:{port}"))
+            }
+        };
         format!(
             "process.roles=broker,controller\nnode.id={node_id}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://{sasl_host}:{sasl_port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:{sasl_protocol},CONTROLLER:PLAINTEXT\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}{proxied}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://{sasl_host}:{sasl_port}{proxy}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:{sasl_protocol},CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
              listener.name.sasl.sasl.enabled.mechanisms=PLAIN\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
              user_{SASL_USER}=\"{SASL_PASSWORD}\";\n{tls}\
@@ -238,7 +256,7 @@ impl Kafka {
         fs::create_dir_all(&broker.dir)?;
         let config = broker.dir.join("server.properties");
         fs::write(&config, self.properties(i))?;
-        if let Some(pem) = &self.tls_pem {
+        if let Some(pem) = &self.extras.tls_pem {
             fs::write(broker.dir.join("tls.pem"), pem)?;
         }
         let formatted = self

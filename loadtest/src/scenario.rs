@@ -1,8 +1,10 @@
 //! Scenarios: a TOML file says who sends how much, which receivers there are, how they behave when, and what breaks meanwhile.
 //! Unknown keys are errors. Times are seconds since the load began.
 
+mod built_in;
 mod fault;
 
+pub use built_in::BUILT_IN;
 pub use fault::{Fault, Manner, Victim};
 
 use std::path::Path;
@@ -12,56 +14,6 @@ use anyhow::{Context as _, bail, ensure};
 use serde::Deserialize;
 
 use crate::oracle::NUM_DUTIES_MAX;
-
-macro_rules! built_in {
-    ($($name:literal),* $(,)?) => {
-        /// Scenarios that are compiled in, by name.
-        pub const BUILT_IN: &[(&str, &str)] = &[$(($name, include_str!(concat!("../scenarios/", $name, ".toml")))),*];
-    };
-}
-
-built_in![
-    "city",
-    "steady",
-    "smoke",
-    "burst",
-    "slow_target",
-    "dead_target",
-    "dead_and_hanging",
-    "flapping_target",
-    "unauthorized_target",
-    "refusing_target",
-    "hanging_target",
-    "throttling_target",
-    "big_answers",
-    "http_only",
-    "mqtt_target",
-    "one_device_hot",
-    "restart",
-    "kill",
-    "one_bad_record",
-    "down_target",
-    "failing_target",
-    "forbidden_target",
-    "rewound_target",
-    "postgres_kill",
-    "postgres_away",
-    "mosquitto_restart",
-    "mosquitto_kill",
-    "full_disk",
-    "clock_step",
-    "kafka",
-    "kafka_restart_node",
-    "kafka_kill_node",
-    "kafka_rolling_restart",
-    "kafka_kill_broker",
-    "kafka_kill_one_of_three",
-    "kafka_kill_redis",
-    "kafka_freeze_node",
-    "kafka_revoke_lagging",
-    "kafka_unauthorized_target",
-    "kafka_failing_record",
-];
 
 /// A scenario as its file says it.
 #[derive(Clone, Debug, Deserialize)]
@@ -327,6 +279,10 @@ impl Scenario {
                 Manner::Rewind => fault.whom == Victim::Target,
                 Manner::Step => fault.whom == Victim::Clock,
                 Manner::Fill => fault.whom == Victim::Disk,
+                Manner::Cut => {
+                    let has_one_broker = self.log == LogKind::Kafka && self.kafka_brokers == 1;
+                    fault.whom == Victim::Engine && has_one_broker && self.cut_node() == Some(fault.number)
+                }
                 Manner::Restart | Manner::Kill | Manner::Freeze => {
                     !matches!(fault.whom, Victim::Target | Victim::Clock | Victim::Disk)
                 }
@@ -341,6 +297,11 @@ impl Scenario {
     /// Whether something is done to this one.
     pub fn breaks(&self, whom: Victim) -> bool {
         self.faults.iter().any(|fault| fault.whom == whom)
+    }
+
+    /// The engine whose line to Kafka is cut some time; only one has a line of its own.
+    pub fn cut_node(&self) -> Option<usize> {
+        self.faults.iter().find(|fault| fault.manner == Manner::Cut).map(|fault| fault.number)
     }
 
     /// Whether the broker loses what it had acknowledged: then only what the engine accepted is owed.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 use crate::certificates::Certificates;
-use crate::kafka_process::Kafka;
+use crate::kafka_process::{Extras, Kafka};
 
 pub use sluse_schema::testing::log_conformance::{read_all, record};
 
@@ -36,10 +36,11 @@ pub async fn start(num_brokers: usize) -> Cluster {
 
 /// A broker of a test's own whose SASL listener speaks TLS.
 pub async fn start_with_tls(certificates: &Certificates) -> Cluster {
-    let pem = format!("{}{}", certificates.key, certificates.certificate);
+    let tls_pem = Some(format!("{}{}", certificates.key, certificates.certificate));
+    let extras = Extras { tls_pem, ..Extras::default() };
     let start = move || {
         let dir = tempfile::tempdir().unwrap();
-        Cluster { kafka: Kafka::start_with_tls(dir.path(), pem).unwrap(), _dir: dir }
+        Cluster { kafka: Kafka::start_with(dir.path(), 1, extras).unwrap(), _dir: dir }
     };
     tokio::task::spawn_blocking(start).await.unwrap()
 }
