@@ -325,7 +325,7 @@ impl UserStore for PgAdminStore {
         let sql = format!(
             "SELECT {} FROM app_user u WHERE {condition} ORDER BY {order} {} NULLS LAST, u.id LIMIT $2 OFFSET $3",
             row::USER,
-            row::direction(page.is_descending)
+            row::direction_of_known(page, order, "u.id")
         );
         let rows = client.query(&sql, &[&organizations, &page.limit, &page.offset]).await.map_err(pg)?;
         let count = format!("SELECT count(*) FROM app_user u WHERE {condition}");
