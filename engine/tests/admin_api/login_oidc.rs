@@ -53,8 +53,12 @@ impl Rig {
 
     /// Status, and where to.
     async fn come_back(&self, cookie: Option<&str>, pairs: &[(&str, &str)]) -> (u16, String) {
+        self.come_back_at(&self.api.base, cookie, pairs).await
+    }
+
+    async fn come_back_at(&self, base: &str, cookie: Option<&str>, pairs: &[(&str, &str)]) -> (u16, String) {
         let asked = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        let mut request = self.api.browser.get(format!("{}/auth/oidc/callback?{asked}", self.api.base));
+        let mut request = self.api.browser.get(format!("{base}/auth/oidc/callback?{asked}"));
         if let Some(cookie) = cookie {
             request = request.header("cookie", cookie);
         }
@@ -156,6 +160,17 @@ async fn state_and_code_are_good_once_and_for_the_browser_that_began() {
     let (second_code, _) = rig.provider.log_in(&mine.location, |_| ());
     let again = [("code", second_code.as_str()), ("state", state.as_str())];
     assert!(failed(&rig.come_back(Some(&mine.cookie), &again).await), "another code for the same attempt");
+}
+
+#[tokio::test]
+async fn what_one_node_began_another_finishes_once() {
+    let rig = Rig::start().await;
+    let other = rig.api.another_node().await;
+    let left = rig.leave().await;
+    let (code, state) = rig.provider.log_in(&left.location, |_| ());
+    let pairs = [("code", code.as_str()), ("state", state.as_str())];
+    assert!(!token(&rig.come_back_at(&other, Some(&left.cookie), &pairs).await).is_empty());
+    assert!(failed(&rig.come_back(Some(&left.cookie), &pairs).await), "a second time");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ mod identity_provider;
 mod ingest;
 mod inspection;
 mod isolation;
+mod kombit_rig;
 mod login_kombit;
 mod login_oidc;
 mod lorawan;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::fixture::{Api, Behind};
-use crate::login_kombit::Rig;
+use crate::kombit_rig::Rig;
 use crate::redis_server::RedisServer;
 
 const USER_ADMIN: &[&str] = &["OrganizationUserAdmin", "Read"];
