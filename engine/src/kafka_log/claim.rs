@@ -22,6 +22,7 @@ use sluse_schema::record::Topic;
 
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::link::{Condition, Link};
+use super::native;
 
 /// How long a start waits for Kafka to take the claim.
 const STAKE_WITHIN: Duration = Duration::from_secs(60);
@@ -73,7 +74,8 @@ impl Claim {
 
     fn stake_within(&self, within: Duration) -> Result<(), OpenKafkaError> {
         let deadline = Instant::now() + within;
-        while let Err(error) = self.write(CommitMode::Sync) {
+        let list = self.commitment().map_err(|error| OpenKafkaError::Config(error.to_string()))?;
+        while let Err(error) = native::commit(&self.consumer, &list, ASK_WITHIN) {
             if Instant::now() > deadline {
                 let reason = format!("this node's name cannot be claimed: {error}");
                 return Err(OpenKafkaError::Unreachable { brokers: self.brokers.clone(), reason });
@@ -83,13 +85,13 @@ impl Claim {
         Ok(())
     }
 
-    fn write(&self, mode: CommitMode) -> Result<(), KafkaError> {
+    fn commitment(&self) -> Result<TopicPartitionList, KafkaError> {
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition_offset(&self.topic, 0, KafkaOffset::Offset(0))?;
         if let Some(mut element) = list.find_partition(&self.topic, 0) {
             element.set_metadata(&self.number);
         }
-        self.consumer.commit(&list, mode)
+        Ok(list)
     }
 
     /// Whether the name is still ours: `false` says for certain that another process has started under it.
@@ -114,7 +116,8 @@ impl Claim {
         *written_at = Instant::now();
         // The answer to the last one.
         let _ = self.consumer.poll(Duration::ZERO);
-        if let Err(error) = self.write(CommitMode::Async) {
+        let written = self.commitment().and_then(|list| self.consumer.commit(&list, CommitMode::Async));
+        if let Err(error) = written {
             tracing::debug!(%error, "the claim to this node's name was not written again");
         }
     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use metrics::counter;
-use rdkafka::consumer::{CommitMode, Consumer as _, ConsumerGroupMetadata};
+use rdkafka::consumer::{Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use sluse_schema::partition::PartitionId;
@@ -258,7 +258,7 @@ fn retire(seat: Arc<Seat>) {
 }
 
 /// The thread that renews the lease: a commit that the group answers is the proof that it still counts on us. What is committed is for
-/// people to look at. It waits for its answers, however long they take, so it is not the thread that polls.
+/// people to look at. It waits for its answers, also while the thread that polls answers a rebalance.
 struct LeaseKeeper {
     seat: Arc<ArcSwap<Seat>>,
     claim: Arc<Claim>,
@@ -309,6 +309,6 @@ impl LeaseKeeper {
         }
         // What is not ours any more is looked up again when it comes back.
         self.shown.retain(|partition, _| owned.contains(partition));
-        seat.commit(&list, CommitMode::Sync)
+        native::commit(&seat, &list, self.maker.config.session_timeout / 3)
     }
 }

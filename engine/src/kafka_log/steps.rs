@@ -225,7 +225,7 @@ impl Worker {
             return put_off(later, "steps wait for their partition's position", is_closed);
         }
         let started_at = Instant::now();
-        let written = self.write(&ready, &metadata);
+        let written = self.write(&ready, &Arc::new(metadata));
         self.membership.end_transaction();
         let outcome = match &written {
             Ok(()) => "committed",
@@ -308,7 +308,7 @@ impl Worker {
         Ok(())
     }
 
-    fn write(&mut self, steps: &[Pending], metadata: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    fn write(&mut self, steps: &[Pending], metadata: &Arc<ConsumerGroupMetadata>) -> Result<(), Failure> {
         let uplinks = self.config.topic(Topic::Uplinks);
         let mut positions = TopicPartitionList::with_capacity(steps.len());
         for Pending { step, .. } in steps {

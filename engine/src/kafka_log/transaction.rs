@@ -1,9 +1,12 @@
 //! The transactional producer: made, made known to Kafka, used for one transaction at a time, and made anew when it is of no more use.
 //!
 //! It is polled every millisecond while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
-//! they wait in long steps otherwise.
+//! they wait in long steps otherwise. Positions are added on a thread of their own: librdkafka does not keep the limit of time for that
+//! while the group's coordinator is a broker that has left the cluster, and comes back when some other connection changes, or never
+//! (librdkafka #5456, #5511). A producer that is stuck there is left to its thread; its transaction is never committed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
@@ -30,6 +33,8 @@ const POLL: Duration = Duration::from_millis(1);
 const INIT_WITHIN: Duration = Duration::from_secs(5);
 /// Pause after a failed one.
 const INIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// Beyond the limit that librdkafka was given: it is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a transaction was not committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +45,21 @@ pub enum Failure {
     Unclear(String),
 }
 
+type StepProducer = BaseProducer<StepContext>;
+
+/// Why a transaction could not be filled.
+enum Unfilled {
+    Failed(KafkaError),
+    /// librdkafka did not come back; the producer can be asked nothing more.
+    Stuck,
+}
+
+impl From<KafkaError> for Unfilled {
+    fn from(error: KafkaError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// See the head of this file.
 pub struct Producer {
     config: Arc<KafkaLogConfig>,
@@ -47,7 +67,7 @@ pub struct Producer {
     claim: Arc<Claim>,
     topic: String,
     /// With whether it is known to Kafka.
-    current: Option<(BaseProducer<StepContext>, bool)>,
+    current: Option<(Arc<StepProducer>, bool)>,
     not_before: Instant,
     /// The last one was shut out, with this error.
     shut_out: Option<String>,
@@ -99,7 +119,7 @@ impl Producer {
         if self.current.is_none() {
             let context = StepContext { link: Link::new("step", &self.condition), reports: Mutex::default() };
             let made = BaseProducer::from_config_and_context(&self.config.stepper(), context);
-            self.current = Some((made.map_err(|error| error.to_string())?, false));
+            self.current = Some((Arc::new(made.map_err(|error| error.to_string())?), false));
         }
         let Some((producer, is_known)) = &mut self.current else { return Err("no producer".to_owned()) };
         match producer.init_transactions(INIT_WITHIN) {
@@ -143,7 +163,7 @@ impl Producer {
         &mut self,
         outputs: impl Iterator<Item = &'a (PartitionId, NewRecord)>,
         positions: &TopicPartitionList,
-        metadata: &ConsumerGroupMetadata,
+        metadata: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + self.config.transaction_timeout;
         self.written.clear();
@@ -157,7 +177,8 @@ impl Producer {
         }
         match fill(producer, &self.topic, outputs, positions, metadata, deadline) {
             Ok(()) => {}
-            Err(error) => return Err(self.abort(&error)),
+            Err(Unfilled::Failed(error)) => return Err(self.abort(&error)),
+            Err(Unfilled::Stuck) => return Err(self.leave()),
         }
         self.commit(deadline)
     }
@@ -192,6 +213,16 @@ impl Producer {
         let reports = producer.context().take_reports();
         counter!(RECORDS_APPENDED, "topic" => Topic::Deliveries.name()).increment(reports.num_written);
         self.written = reports.newest;
+    }
+
+    /// Leaves a producer that is stuck to its thread. The next one under its name has Kafka abort what it had begun.
+    fn leave(&mut self) -> Failure {
+        tracing::warn!(
+            "librdkafka is stuck adding positions to a transaction: the transactional producer is made anew"
+        );
+        self.not_before = Instant::now() + INIT_AGAIN_AFTER;
+        self.current = None;
+        Failure::NotWritten("the group's coordinator could not be reached for the positions".to_owned())
     }
 
     /// Ends a transaction whose commit was not sent: whether or not Kafka hears of the abort, it will not be committed.
@@ -231,37 +262,58 @@ fn left(deadline: Instant) -> Duration {
 
 /// Hands everything over, waits until it is written, and adds the positions.
 fn fill<'a>(
-    producer: &BaseProducer<StepContext>,
+    producer: &Arc<StepProducer>,
     topic: &str,
     outputs: impl Iterator<Item = &'a (PartitionId, NewRecord)>,
     positions: &TopicPartitionList,
-    metadata: &ConsumerGroupMetadata,
+    metadata: &Arc<ConsumerGroupMetadata>,
     deadline: Instant,
-) -> Result<(), KafkaError> {
+) -> Result<(), Unfilled> {
     for (partition, record) in outputs {
         send(producer, topic, *partition, record)?;
     }
     while producer.in_flight_count() > 0 {
         producer.poll(POLL);
         if let Some(code) = producer.context().failed() {
-            return Err(KafkaError::MessageProduction(code));
+            return Err(KafkaError::MessageProduction(code).into());
         }
         if Instant::now() > deadline {
-            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut).into());
         }
     }
     if let Some(code) = producer.context().failed() {
-        return Err(KafkaError::MessageProduction(code));
+        return Err(KafkaError::MessageProduction(code).into());
     }
-    producer.send_offsets_to_transaction(positions, metadata, left(deadline))
+    add_positions(producer, positions, metadata, deadline)
 }
 
-fn send(
-    producer: &BaseProducer<StepContext>,
-    topic: &str,
-    partition: PartitionId,
-    record: &NewRecord,
-) -> Result<(), KafkaError> {
+/// See the head of this file.
+fn add_positions(
+    producer: &Arc<StepProducer>,
+    positions: &TopicPartitionList,
+    metadata: &Arc<ConsumerGroupMetadata>,
+    deadline: Instant,
+) -> Result<(), Unfilled> {
+    let (answer, answered) = mpsc::channel();
+    let within = left(deadline);
+    let adding = std::thread::Builder::new().name("sluse-positions".into()).spawn({
+        let (producer, positions, metadata) = (Arc::clone(producer), positions.clone(), Arc::clone(metadata));
+        move || {
+            let added = producer.send_offsets_to_transaction(&positions, &metadata, within);
+            drop(producer);
+            let _ = answer.send(added);
+        }
+    });
+    if adding.is_err() {
+        return Err(KafkaError::MessageProduction(RDKafkaErrorCode::CriticalSystemResource).into());
+    }
+    match answered.recv_timeout(within + STUCK_AFTER) {
+        Ok(added) => Ok(added?),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(Unfilled::Stuck),
+    }
+}
+
+fn send(producer: &StepProducer, topic: &str, partition: PartitionId, record: &NewRecord) -> Result<(), KafkaError> {
     let (key, value) = (key_of(record), record.value.as_ref());
     let mut sent = BaseRecord::to(topic)
         .partition(partition.0 as i32)
