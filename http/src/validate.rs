@@ -301,6 +301,15 @@ impl<'a> Form<'a> {
         Some(self.int(name, min, max))
     }
 
+    /// An integer that must be there, with a limit of our own: the reference names none, so what is missing is not said to be above it.
+    pub fn int_capped(&mut self, name: &str, min: Option<i64>, cap: i64) -> i64 {
+        let number = self.int(name, min, None);
+        if number > cap {
+            self.fail(name, "max", format!("{name} must not be greater than {cap}"));
+        }
+        number
+    }
+
     /// The id of a row: a number in the reference's words, an integer in fact.
     pub fn id(&mut self, name: &str, min: Option<i64>) -> i64 {
         let number = self.object.get(name).and_then(as_int);
@@ -363,6 +372,9 @@ impl<'a> Form<'a> {
             let list = values.join(", ");
             self.fail(name, "isEnum", format!("each value in {name} must be one of the following values: {list}"));
         }
+        if items.is_none() {
+            self.fail(name, "isArray", format!("{name} must be an array"));
+        }
         let mut seen = texts.clone();
         seen.sort();
         seen.dedup();
@@ -403,6 +415,7 @@ impl<'a> Form<'a> {
         }
         if sent.is_none() {
             self.fail(name, "arrayUnique", format!("All {name}'s elements must be unique"));
+            self.fail(name, "isArray", format!("{name} must be an array"));
             return Vec::new();
         }
         let ids = self.ids_opt(name).unwrap_or_default();

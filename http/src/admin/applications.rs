@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::web;
 use actix_web::{delete, get, post, put};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId};
 use sluse_schema::permission::Role;
@@ -23,7 +24,7 @@ use crate::openapi::{
     devices::Device,
 };
 use crate::page::{PageQuery, Query};
-use crate::validate::{Form, Rule};
+use crate::validate::{Form, Rule, parse_date};
 
 /// Devices that an organisation's map shows.
 const NUM_MAP_DEVICES_MAX: i64 = 50_000;
@@ -104,6 +105,14 @@ fn is_phone_number(text: &str) -> bool {
     has_run && text.chars().count() <= 12
 }
 
+/// A date as the reference takes it: a text that is none is not an error of validation there, but one of saving.
+fn date(form: &mut Form<'_>, name: &str) -> ApiResult<Option<DateTime<Utc>>> {
+    if form.get(name).is_some_and(|value| value.as_str().is_some_and(|text| parse_date(text).is_none())) {
+        return Err(ApiError::bad_request("MESSAGE.POST-FAILED"));
+    }
+    Ok(form.date_opt(name))
+}
+
 /// What a body says; `organization`: where the application is now, if it says nothing of that.
 fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<ApplicationDraft> {
     let mut form = Form::of(body);
@@ -120,8 +129,8 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
         name,
         description: form.text_opt("description", &long),
         status: form.one_of_opt("status", &STATUSES),
-        start_date: form.date_opt("startDate"),
-        end_date: form.date_opt("endDate"),
+        start_date: date(&mut form, "startDate")?,
+        end_date: date(&mut form, "endDate")?,
         category: form.text_opt("category", &short),
         owner: form.text_opt("owner", &short),
         contact_person: form.text_opt("contactPerson", &short),

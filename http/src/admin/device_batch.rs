@@ -22,12 +22,20 @@ use crate::openapi::devices::{BatchResult, DeviceDrafts};
 use crate::validate::{FieldError, Form, as_int};
 
 const NUM_DEVICES_MAX: usize = 50;
+const NO_OBJECT: &str = "each value in nested property data must be either object or array";
 
 /// The items of `data`, once their number is right.
 fn items<'a>(form: &mut Form<'a>) -> &'a [Value] {
     let items = form.get("data").and_then(Value::as_array);
     match items {
-        None => form.fail("data", "isArray", "data must be an array"),
+        None => {
+            // As class-validator has it: what is no list has too many elements and none at all.
+            form.fail("data", "arrayMaxSize", format!("data must contain no more than {NUM_DEVICES_MAX} elements"));
+            form.fail("data", "arrayNotEmpty", "data should not be empty");
+            if form.has("data") && !form.get("data").is_some_and(Value::is_object) {
+                form.fail("data", "nestedValidation", NO_OBJECT);
+            }
+        }
         Some(items) if items.is_empty() => form.fail("data", "arrayNotEmpty", "data should not be empty"),
         Some(items) if items.len() > NUM_DEVICES_MAX => {
             form.fail("data", "arrayMaxSize", format!("data must contain no more than {NUM_DEVICES_MAX} elements"));
@@ -46,6 +54,11 @@ fn read_all<'a>(
     let mut errors = Vec::new();
     let mut read = Vec::new();
     for (at, item) in items(form).iter().enumerate() {
+        if !item.is_object() && !item.is_array() {
+            let wrong = FieldError::new(&at.to_string(), Some(item.clone())).failing("nestedValidation", NO_OBJECT);
+            errors.push(wrong.about(form.get("data").cloned().unwrap_or_default()));
+            continue;
+        }
         let mut inner = Form::of(item);
         if needs_id {
             inner.id("id", Some(1));

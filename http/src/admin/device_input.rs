@@ -153,9 +153,6 @@ impl Settings<'_> {
         let mut nested = Map::new();
         nested.insert("devEUI".into(), typed.to_ascii_lowercase().into());
         self.keep("deviceEUI", typed);
-        if let Some(profile) = form.text_opt("deviceProfileID", &[Rule::Uuid]) {
-            nested.insert("deviceProfileID".into(), profile.into());
-        }
         for name in ["isDisabled", "skipFCntCheck"] {
             nested.insert(name.into(), form.boolean_opt(name).unwrap_or(false).into());
         }
@@ -167,7 +164,11 @@ impl Settings<'_> {
                 let address = hex(form, "devAddr", 8);
                 nested.insert("devAddr".into(), address.into());
                 for name in ["fCntUp", "nFCntDown"] {
-                    let count = form.int(name, Some(0), Some(i64::from(u32::MAX)));
+                    if !form.get(name).is_some_and(Value::is_number) {
+                        let text = format!("{name} must be a number conforming to the specified constraints");
+                        form.fail(name, "isNumber", text);
+                    }
+                    let count = form.int_capped(name, Some(0), i64::from(u32::MAX));
                     nested.insert(name.into(), count.into());
                 }
                 for name in [NETWORK_SESSION_KEY, APPLICATION_SESSION_KEY] {
@@ -176,24 +177,34 @@ impl Settings<'_> {
             }
             _ => {}
         }
+        // Last of all, as the reference looks at it.
+        if let Some(profile) = form.text_opt("deviceProfileID", &[Rule::Uuid]) {
+            nested.insert("deviceProfileID".into(), profile.into());
+        }
         nested.insert("activationType".into(), activation.into());
         self.keep("lorawanSettings", nested);
     }
 
     fn sigfox(&mut self, form: &mut Form<'_>) {
-        let device = form.text("deviceId", &[Rule::Hexadecimal, Rule::Max(8)]);
+        let device = form.text(
+            "deviceId",
+            &[sigfox_hex::<8>("deviceId must match /[0-9A-Fa-f]{1,8}/ regular expression"), Rule::Max(8)],
+        );
         let group = form.id("groupId", None);
+        let kind_rules =
+            [sigfox_hex::<24>("deviceTypeId must match /[0-9A-Fa-f]{1,24}/ regular expression"), Rule::Max(24)];
         let connects = form.boolean_opt("connectToExistingDeviceInBackend").unwrap_or(false);
         let is_prototype = form.boolean_opt("prototype").unwrap_or(false);
         if !connects {
-            let kind = form.text("deviceTypeId", &[Rule::Hexadecimal, Rule::Max(24)]);
+            let kind = form.text("deviceTypeId", &kind_rules);
             self.keep("deviceTypeId", kind);
-            self.secret(form, SIGFOX_PAC, |form| drop(form.text(SIGFOX_PAC, &[Rule::Hexadecimal])));
+            let pac = [sigfox_hex::<{ usize::MAX }>("pac must match /[0-9A-Fa-f]+/ regular expression")];
+            self.secret(form, SIGFOX_PAC, |form| drop(form.text(SIGFOX_PAC, &pac)));
             if !is_prototype {
                 let certificate = form.text("endProductCertificate", &[]);
                 self.keep("endProductCertificate", certificate);
             }
-        } else if let Some(kind) = form.text_opt("deviceTypeId", &[Rule::Hexadecimal, Rule::Max(24)]) {
+        } else if let Some(kind) = form.text_opt("deviceTypeId", &kind_rules) {
             self.keep("deviceTypeId", kind);
         }
         self.keep("deviceId", device);
@@ -272,6 +283,11 @@ impl Settings<'_> {
         }
         uses_password
     }
+}
+
+/// Hex digits and nothing else, one to `MAX`, refused in the words that the reference has for it.
+fn sigfox_hex<const MAX: usize>(text: &'static str) -> Rule {
+    Rule::Custom("matches", text, |t| (1..=MAX).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// A text of exactly so many hex digits.

@@ -34,7 +34,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 /// What is wrong with a document, in ajv's words; empty when nothing is.
 fn check(body: &Value) -> Vec<Value> {
     let Some(fields) = body.as_object() else {
-        return vec![json!({"constraints": {"type": "should be object"}})];
+        return vec![json!({"constraints": {"required": "should be object"}})];
     };
     let mut errors: Vec<Value> = REQUIRED
         .iter()
@@ -75,6 +75,11 @@ fn check(body: &Value) -> Vec<Value> {
 
 /// The document of a request.
 fn document(body: &Value) -> ApiResult<Value> {
+    let mut form = Form::of(body);
+    if form.get("body").is_none() {
+        form.fail("body", "isDefined", "body should not be null or undefined");
+    }
+    form.finish()?;
     let document = body.get("body").cloned().unwrap_or(Value::Null);
     let errors = check(&document);
     if errors.is_empty() { Ok(document) } else { Err(ApiError::bad_request(errors)) }

@@ -63,16 +63,19 @@ fn read_gateway(form: &mut Form<'_>, stored: Option<&GatewayFields>) -> GatewayI
     } else {
         None
     };
-    if stored.is_none() || form.has("name") {
-        const TEXT: &str = "The name may only contain words, numbers and dashes.";
-        fields.name = form.text("name", &[Rule::Length(1, 50), Rule::Custom("matches", TEXT, is_name)]);
-    }
     let kept_text = |form: &mut Form<'_>, name: &'static str, rules: &[Rule], into: &mut Option<String>| {
         if form.has(name) {
             *into = form.text_opt(name, rules);
         }
     };
+    // In the order in which the reference looks at them, which is the order of its answer.
     kept_text(form, "description", &[Rule::Max(1024)], &mut fields.description);
+    read_location(form, &mut fields);
+    if stored.is_none() || form.has("name") {
+        const TEXT: &str = "The name may only contain words, numbers and dashes.";
+        let rules = [Rule::Min(1), Rule::Max(50), Rule::Custom("matches", TEXT, is_name)];
+        fields.name = form.text("name", &rules);
+    }
     for (name, into) in [
         ("modelName", &mut fields.model_name),
         ("antennaType", &mut fields.antenna_type),
@@ -99,7 +102,6 @@ fn read_gateway(form: &mut Form<'_>, stored: Option<&GatewayFields>) -> GatewayI
     if form.has("status") {
         fields.status = form.one_of_opt("status", &STATUSES);
     }
-    read_location(form, &mut fields);
     read_tags(form, &mut fields);
     read_alarms(form, &mut fields);
     GatewayInput { gateway, fields }
@@ -111,6 +113,10 @@ fn is_blank(value: Option<&Value>) -> bool {
 
 fn read_location(form: &mut Form<'_>, fields: &mut GatewayFields) {
     let Some(nested) = form.get("location") else { return };
+    if !nested.is_object() {
+        let text = "each value in nested property location must be either object or array";
+        return form.fail("location", "nestedValidation", text);
+    }
     let mut inner = Form::of(nested);
     let longitude = inner.number("longitude", Some(-180.0), Some(180.0));
     let latitude = inner.number("latitude", Some(-90.0), Some(90.0));
@@ -145,7 +151,7 @@ fn read_tags(form: &mut Form<'_>, fields: &mut GatewayFields) {
         {
             fields.tags = tags;
         }
-        _ => form.fail("tagsString", "isJson", "tagsString must be a json string"),
+        _ => form.fail("tagsString", "IsJSONOrNull", "tagsString must be a valid JSON string"),
     }
 }
 
@@ -163,9 +169,8 @@ fn read_alarms(form: &mut Form<'_>, fields: &mut GatewayFields) {
         ("minimumPackages", is_unusual, 0, &mut fields.minimum_packages),
         ("maximumPackages", is_unusual, 0, &mut fields.maximum_packages),
     ] {
-        let max = Some(i64::from(u32::MAX));
         if is_needed && (form.get(name).is_some() || into.is_none()) {
-            *into = Some(form.int(name, Some(min), max));
+            *into = Some(form.int_capped(name, Some(min), i64::from(u32::MAX)));
         } else if form.has(name) {
             // Without its alarm a figure is kept when it is one.
             *into = form.get(name).and_then(Value::as_i64).filter(|n| (0..=i64::from(u32::MAX)).contains(n));
@@ -174,6 +179,9 @@ fn read_alarms(form: &mut Form<'_>, fields: &mut GatewayFields) {
     let has_mail = fields.alarm_mail.as_deref().is_some_and(|mail| !mail.trim().is_empty());
     if (is_offline || is_unusual) && !has_mail {
         form.fail("alarmMail", "isEmail", "alarmMail must be an email");
+        if !form.get("alarmMail").is_some_and(Value::is_string) {
+            form.fail("alarmMail", "isString", "alarmMail must be a string");
+        }
     }
 }
 
@@ -212,7 +220,7 @@ mod tests {
         let text = "The name may only contain words, numbers and dashes.";
         assert_eq!(of(json!({"name": "no spaces!"})), (json!("name"), json!({"matches": text})));
         assert_eq!(of(json!({"gatewayId": "zz"})).0, "gatewayId");
-        assert_eq!(of(json!({"tagsString": "[1]"})).1, json!({"isJson": "tagsString must be a json string"}));
+        assert_eq!(of(json!({"tagsString": "[1]"})).1, json!({"IsJSONOrNull": "tagsString must be a valid JSON string"}));
         assert_eq!(of(json!({"placement": "MOON"})).0, "placement");
         assert_eq!(of(json!({"gatewayResponsiblePhoneNumber": "123"})).0, "gatewayResponsiblePhoneNumber");
         assert_eq!(of(json!({"gatewayResponsibleEmail": "nobody"})).0, "gatewayResponsibleEmail");

@@ -118,17 +118,9 @@ fn read_input(form: &mut Form<'_>, stored: Option<&MulticastFields>) -> Input {
     let wants = |form: &Form<'_>, name: &str| stored.is_none() || form.get(name).is_some();
     let text_or = |of: fn(&MulticastFields) -> &String| stored.map(of).cloned().unwrap_or_default();
     let number_or = |of: fn(&MulticastFields) -> i64| stored.map(of).unwrap_or_default();
-    let name = if wants(form, "name") { form.text("name", &[Rule::Length(1, 50)]) } else { text_or(|s| &s.name) };
+    let name =
+        if wants(form, "name") { form.text("name", &[Rule::Min(1), Rule::Max(50)]) } else { text_or(|s| &s.name) };
     let address = if wants(form, "mcAddr") { hex_text(form, "mcAddr", 8) } else { text_or(|s| &s.address) };
-    let max = Some(i64::from(u32::MAX));
-    let number = |form: &mut Form<'_>, name: &str, before: i64| {
-        if wants(form, name) { form.int(name, Some(0), max) } else { before }
-    };
-    let frame_counter = number(form, "fCnt", number_or(|s| s.frame_counter));
-    let data_rate = number(form, "dr", number_or(|s| s.data_rate));
-    let frequency_hz = number(form, "frequency", number_or(|s| s.frequency_hz));
-    let group_type =
-        if wants(form, "groupType") { form.one_of("groupType", &["CLASS_C"]) } else { text_or(|s| &s.group_type) };
     let mut secrets = std::collections::BTreeMap::new();
     for (sent, kept) in [("mcNwkSKey", NETWORK_SESSION_KEY), ("mcAppSKey", APPLICATION_SESSION_KEY)] {
         let before: Option<&Secret> = stored.and_then(|stored| stored.secrets.get(kept));
@@ -139,6 +131,21 @@ fn read_input(form: &mut Form<'_>, stored: Option<&MulticastFields>) -> Input {
             secrets.insert(kept.to_owned(), secret);
         }
     }
+    let number = |form: &mut Form<'_>, name: &str, before: i64| {
+        if wants(form, name) { form.int_capped(name, Some(0), i64::from(u32::MAX)) } else { before }
+    };
+    let frame_counter = number(form, "fCnt", number_or(|s| s.frame_counter));
+    let data_rate = number(form, "dr", number_or(|s| s.data_rate));
+    let frequency_hz = number(form, "frequency", number_or(|s| s.frequency_hz));
+    let group_type = if wants(form, "groupType") {
+        let text = form.text("groupType", &[Rule::Min(1), Rule::Max(32)]);
+        if (1..=32).contains(&text.chars().count()) && text != "CLASS_C" {
+            form.fail("groupType", "isEnum", "groupType must be one of the following values: CLASS_C");
+        }
+        text
+    } else {
+        text_or(|s| &s.group_type)
+    };
     let devices = form.get("iotDevices").map(|value| read_devices(form, value));
     Input {
         fields: MulticastFields {

@@ -65,7 +65,12 @@ fn full(detail: &PermissionDetail) -> Value {
 /// The roles of `levels`, or what is wrong with them in class-validator's form.
 fn levels(form: &mut Form<'_>) -> Vec<Role> {
     let Some(items) = form.get("levels").and_then(Value::as_array) else {
+        form.fail("levels", "ArrayDistinct", code::DUPLICATE_PERMISSION_TYPES);
         form.fail("levels", "isArray", "levels must be an array");
+        if form.has("levels") {
+            let text = "each value in nested property levels must be either object or array";
+            form.fail("levels", "nestedValidation", text);
+        }
         return Vec::new();
     };
     let names = Role::ALL.map(Role::as_str);

@@ -12,7 +12,7 @@ use sluse_schema::port::admin::target::{Dataset, TargetFields, TargetType};
 
 use super::mask::{means_keep, merged};
 use crate::error::ApiResult;
-use crate::validate::{FieldError, Form, Rule};
+use crate::validate::{FieldError, Form, Rule, as_int};
 
 /// Longest wait for a receiver.
 const TIMEOUT_MS_MAX: i64 = 600_000;
@@ -68,7 +68,10 @@ pub fn read(body: &Value, stored: Option<&TargetFields>) -> ApiResult<TargetFiel
     } else {
         fields.url =
             Some(form.text("url", &[Rule::Max(1024), Rule::NotBlank, Rule::Custom("isUrl", URL_TEXT, is_target_url)]));
-        fields.timeout_ms = form.int("timeout", Some(1), Some(TIMEOUT_MS_MAX));
+        fields.timeout_ms = form.int_capped("timeout", None, TIMEOUT_MS_MAX);
+        if form.get("timeout").and_then(as_int).is_some_and(|ms| ms < 1) {
+            form.fail("timeout", "min", "timeout must not be less than 1");
+        }
         read_limits(&mut form, stored, &mut fields);
     }
     match kind {
@@ -125,11 +128,15 @@ fn read_fiware(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut 
 }
 
 fn read_mqtt(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut TargetFields) {
-    let lengths = [Rule::Min(1), Rule::Max(100)];
+    let lengths = [Rule::NotEmpty, Rule::Max(100)];
     // Any port: the reference asks for 1025 and more, though 883 and 443 are in use for MQTT. None is assumed.
-    fields.mqtt_port = i32::try_from(form.int("mqttPort", Some(1025), Some(65_535))).ok();
+    fields.mqtt_port = i32::try_from(form.int_capped("mqttPort", Some(1025), 65_535)).ok();
     fields.mqtt_topic = Some(form.text("mqttTopic", &lengths));
-    fields.mqtt_qos = i16::try_from(form.int("mqttQos", Some(0), Some(2))).ok();
+    let qos = form.get("mqttQos").and_then(as_int).filter(|qos| (0..=2).contains(qos));
+    if qos.is_none() {
+        form.fail("mqttQos", "isEnum", "mqttQos must be one of the following values: 0, 1, 2");
+    }
+    fields.mqtt_qos = qos.and_then(|qos| i16::try_from(qos).ok());
     fields.mqtt_username = Some(form.text("mqttUsername", &lengths));
     if fields.mqtt_topic.as_ref().is_some_and(|topic| topic.contains(['#', '+', '\0'])) {
         form.fail("mqttTopic", "matches", "mqttTopic must be a topic without wildcards");
