@@ -3,7 +3,6 @@
 use actix_web::http::StatusCode;
 use actix_web::web;
 use actix_web::{delete, get, post, put};
-use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId};
 use sluse_schema::permission::Role;
@@ -105,12 +104,9 @@ fn is_phone_number(text: &str) -> bool {
     has_run && text.chars().count() <= 12
 }
 
-/// A date as the reference takes it: a text that is none is not an error of validation there, but one of saving.
-fn date(form: &mut Form<'_>, name: &str) -> ApiResult<Option<DateTime<Utc>>> {
-    if form.get(name).is_some_and(|value| value.as_str().is_some_and(|text| parse_date(text).is_none())) {
-        return Err(ApiError::bad_request("MESSAGE.POST-FAILED"));
-    }
-    Ok(form.date_opt(name))
+/// Whether a date is a text that is none: no error of validation in the reference, but one of saving.
+fn is_no_date(form: &Form<'_>, name: &str) -> bool {
+    form.get(name).and_then(Value::as_str).is_some_and(|text| parse_date(text).is_none())
 }
 
 /// What a body says; `organization`: where the application is now, if it says nothing of that.
@@ -119,6 +115,7 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
     let short = [Rule::Max(100)];
     let long = [Rule::Max(1024)];
     let phone = [Rule::Custom("isPhoneNumberString", "contactPhone must be a valid phone number", is_phone_number)];
+    let has_no_date = is_no_date(&form, "startDate") || is_no_date(&form, "endDate");
     let name = form.text("name", &[Rule::Min(1), Rule::Max(50)]);
     let organization = match (organization, form.get("organizationId")) {
         (Some(current), None) => current,
@@ -129,8 +126,8 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
         name,
         description: form.text_opt("description", &long),
         status: form.one_of_opt("status", &STATUSES),
-        start_date: date(&mut form, "startDate")?,
-        end_date: date(&mut form, "endDate")?,
+        start_date: if has_no_date { None } else { form.date_opt("startDate") },
+        end_date: if has_no_date { None } else { form.date_opt("endDate") },
         category: form.text_opt("category", &short),
         owner: form.text_opt("owner", &short),
         contact_person: form.text_opt("contactPerson", &short),
@@ -147,6 +144,9 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
         permissions: form.ids_opt("permissionIds"),
     };
     form.finish()?;
+    if has_no_date {
+        return Err(ApiError::bad_request("MESSAGE.POST-FAILED"));
+    }
     Ok(draft)
 }
 

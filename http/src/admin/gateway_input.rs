@@ -220,7 +220,10 @@ mod tests {
         let text = "The name may only contain words, numbers and dashes.";
         assert_eq!(of(json!({"name": "no spaces!"})), (json!("name"), json!({"matches": text})));
         assert_eq!(of(json!({"gatewayId": "zz"})).0, "gatewayId");
-        assert_eq!(of(json!({"tagsString": "[1]"})).1, json!({"IsJSONOrNull": "tagsString must be a valid JSON string"}));
+        assert_eq!(
+            of(json!({"tagsString": "[1]"})).1,
+            json!({"IsJSONOrNull": "tagsString must be a valid JSON string"})
+        );
         assert_eq!(of(json!({"placement": "MOON"})).0, "placement");
         assert_eq!(of(json!({"gatewayResponsiblePhoneNumber": "123"})).0, "gatewayResponsiblePhoneNumber");
         assert_eq!(of(json!({"gatewayResponsibleEmail": "nobody"})).0, "gatewayResponsibleEmail");
