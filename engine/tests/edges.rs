@@ -15,6 +15,8 @@ mod intake;
 mod mqtt_targets;
 #[path = "edges/receiver.rs"]
 mod receiver;
+#[path = "edges/session_owner.rs"]
+mod session_owner;
 #[path = "edges/source.rs"]
 mod source;
 #[path = "edges/targets.rs"]

@@ -1,5 +1,5 @@
 //! What was refused: every change that failed, and every call that somebody was not allowed, becomes a line of the change log,
-//! whatever the handler. (What succeeds writes its line itself, in the transaction of the change.)
+//! whatever the handler. (What succeeds writes its line itself, in the transaction of the change.) And what was only tried out.
 //!
 //! Limits, so that nobody fills the database by failing: 100 lines at once and one per second for a known caller, 20 at once and
 //! one per five seconds for an address without good credentials; beyond that they are only counted. Bodies are not kept.
@@ -25,6 +25,7 @@ use crate::context::AppState;
 use crate::error::ApiError;
 use crate::metrics;
 use crate::request_id::request_id;
+use crate::throttle::holder;
 
 /// Writing a line takes no longer: an answer is not held up by it.
 const WRITE_WITHIN: Duration = Duration::from_secs(2);
@@ -62,14 +63,15 @@ impl FailureLimits {
         }
         match by.user_id() {
             Some(user) => self.of_callers.check_key(&user).is_ok(),
-            None => self.of_addresses.check_key(&address).is_ok(),
+            None => self.of_addresses.check_key(&address.map(holder)).is_ok(),
         }
     }
 }
 
 /// Writes a line about something that changed nothing, within the limits and without ever failing the request.
 pub async fn note(state: &AppState, by: &ChangedBy, address: Option<IpAddr>, event: &AuditEvent) {
-    if event.failure.is_some() && !state.failure_limits.allows(by, address) {
+    let is_limited = event.failure.is_some() || event.action == AuditAction::Access;
+    if is_limited && !state.failure_limits.allows(by, address) {
         metrics::audit_line("dropped");
         return;
     }
@@ -150,6 +152,7 @@ fn entity_and_action<'p>(method: &Method, path: &'p str) -> (&'p str, AuditActio
         Method::DELETE => AuditAction::Delete,
         _ => AuditAction::Access,
     };
+    let action = if is_trial(path) { AuditAction::Access } else { action };
     let entity = match (first, second) {
         ("iot-device", _) if last == "downlink" => "Downlink",
         ("iot-device", _) if last == "flushDownlinkQueue" => return ("FlushDownlinkQueue", AuditAction::Delete),
@@ -168,6 +171,26 @@ fn entity_and_action<'p>(method: &Method, path: &'p str) -> (&'p str, AuditActio
         (first, _) => first,
     };
     (entity, action)
+}
+
+/// What is posted to try something out, and changes no row.
+fn is_trial(path: &str) -> bool {
+    ["test-payload-decoder", "data-target/testDataTarget", "sigfox-group/test-connection"]
+        .iter()
+        .any(|trial| path.strip_prefix("/api/v1/").unwrap_or(path) == *trial)
+}
+
+/// Writes the line of something that was tried out, whatever came of it: it used stored credentials, or this machine.
+pub async fn note_trial(state: &AppState, by: &ChangedBy, entity: &str, id: Option<i64>, of: Option<OrganizationId>) {
+    let event = AuditEvent {
+        action: AuditAction::Access,
+        entity: entity.to_owned(),
+        entity_id: id,
+        name: None,
+        organizations: of.into_iter().collect(),
+        failure: None,
+    };
+    note(state, by, None, &event).await;
 }
 
 /// An error's message: its code, or the names of what was wrong; never what was sent.
@@ -199,6 +222,7 @@ mod tests {
             (Method::POST, "/api/v1/iot-device/7/flushDownlinkQueue", ("FlushDownlinkQueue", AuditAction::Delete)),
             (Method::PUT, "/api/v1/chirpstack/gateway/0011", ("ChirpstackGateway", AuditAction::Update)),
             (Method::GET, "/api/v1/change-log", ("change-log", AuditAction::Access)),
+            (Method::POST, "/api/v1/data-target/testDataTarget", ("target", AuditAction::Access)),
         ] {
             assert_eq!(entity_and_action(&method, path), expected, "{method} {path}");
         }

@@ -367,8 +367,27 @@ mod tests {
         assert_eq!(ours.check(&old), None);
         // {"alg":"none"} with our claims and no signature
         let token = ours.issue(&account(), Utc::now()).unwrap();
-        let payload = token.split('.').nth(1).unwrap();
+        let (payload, signature) = (token.split('.').nth(1).unwrap(), token.split('.').nth(2).unwrap());
         assert_eq!(ours.check(&format!("eyJhbGciOiJub25lIn0.{payload}.")), None);
+        assert_eq!(ours.check(&format!("{token}.{payload}")), None);
+        // Our secret, but not our algorithm; and a key that the token itself names.
+        let claims = ours.check(&token).unwrap();
+        for (algorithm, secret) in [
+            (Algorithm::HS512, "a secret of enough length"),
+            (Algorithm::HS384, "a secret of enough length"),
+            (Algorithm::HS256, "secretKey-os2iot-secretKey"),
+            (Algorithm::HS256, ""),
+        ] {
+            let mut header = Header::new(algorithm);
+            (header.kid, header.jku) = (Some("../../dev/null".into()), Some("https://evil.example/keys".into()));
+            let forged = jsonwebtoken::encode(&header, &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap();
+            assert_eq!(ours.check(&forged), None, "{algorithm:?} {secret}");
+        }
+        // Other claims under a signature that is ours.
+        let other = Account { user: UserId(1), ..account() };
+        let other = ours.issue(&other, Utc::now()).unwrap();
+        let mixed = format!("{}.{}.{signature}", token.split('.').next().unwrap(), other.split('.').nth(1).unwrap());
+        assert_eq!(ours.check(&mixed), None);
     }
 
     #[test]

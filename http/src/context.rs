@@ -135,7 +135,8 @@ impl AppState {
 
 /// Walks `X-Forwarded-For` from the nearest hop on, as long as the hop that wrote it is trusted.
 fn forwarded(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
-    let mut nearest = peer;
+    // A listener for both kinds sees IPv4 in IPv6's clothes.
+    let mut nearest = peer.to_canonical();
     let hops = headers
         .get_all("x-forwarded-for")
         .filter_map(|v| v.to_str().ok())
@@ -146,8 +147,8 @@ fn forwarded(peer: IpAddr, headers: &HeaderMap, is_trusted: impl Fn(IpAddr) -> b
         if !is_trusted(nearest) {
             break;
         }
-        match hop.parse() {
-            Ok(address) => nearest = address,
+        match hop.parse::<IpAddr>() {
+            Ok(address) => nearest = address.to_canonical(),
             Err(_) => break,
         }
     }
@@ -174,5 +175,7 @@ mod tests {
         assert_eq!(forwarded(proxy, &spoofed, |_| false), proxy);
         assert_eq!(forwarded(proxy, &spoofed, is_trusted).to_string(), "192.0.2.7");
         assert_eq!(forwarded(proxy, &headers("nonsense"), is_trusted), proxy);
+        let mapped: IpAddr = "::ffff:10.0.0.1".parse().unwrap();
+        assert_eq!(forwarded(mapped, &headers("::ffff:192.0.2.7"), is_trusted).to_string(), "192.0.2.7");
     }
 }

@@ -131,6 +131,15 @@ impl ApiError {
         Self::bare(StatusCode::FORBIDDEN)
     }
 
+    /// 404 around the 403 of a check inside a handler: where the reference wraps one in the other.
+    pub fn forbidden_inside() -> Self {
+        let inner = Self::forbidden();
+        let body = json!({
+            "response": inner.body, "status": 403, "options": {}, "message": "Forbidden", "name": "ForbiddenException",
+        });
+        Self::raw(StatusCode::NOT_FOUND, body)
+    }
+
     /// 403 of a role guard.
     pub fn forbidden_role() -> Self {
         Self::new(StatusCode::FORBIDDEN, "Forbidden resource")

@@ -69,6 +69,18 @@ impl Query {
         }
     }
 
+    /// An integer that is not negative: PostgreSQL refuses such limits and offsets, with which the reference answers 500.
+    fn int_from_zero(&self, name: &str) -> ApiResult<Option<i64>> {
+        let number = self.int(name)?;
+        if number.is_some_and(|number| number < 0) {
+            return Err(FieldError::new(name, Some(json!(number)))
+                .failing("min", format!("{name} must not be less than 0"))
+                .about(self.as_target())
+                .into_api_error());
+        }
+        Ok(number)
+    }
+
     /// An integer that must be there.
     ///
     /// # Errors
@@ -91,9 +103,14 @@ impl Query {
     /// Limit, offset and order.
     ///
     /// # Errors
-    /// 400 for a limit or an offset that is no number.
+    /// 400 for a limit or an offset that is no number, or negative.
     pub fn page(&self) -> ApiResult<Page> {
-        let limit = self.int("limit")?.unwrap_or(LIMIT_DEFAULT).clamp(0, PAGE_LIMIT_MAX);
+        let limit = match self.int_from_zero("limit")? {
+            None => LIMIT_DEFAULT,
+            // To the reference no limit at all.
+            Some(0) => PAGE_LIMIT_MAX,
+            Some(limit) => limit.min(PAGE_LIMIT_MAX),
+        };
         self.page_of(limit)
     }
 
@@ -111,7 +128,7 @@ impl Query {
     fn page_of(&self, limit: i64) -> ApiResult<Page> {
         Ok(Page {
             limit,
-            offset: self.int("offset")?.unwrap_or(0).max(0),
+            offset: self.int_from_zero("offset")?.unwrap_or(0),
             order_on: self.text("orderOn").map(str::to_owned),
             is_descending: self.text("sort").is_some_and(|sort| sort.eq_ignore_ascii_case("desc")),
         })
@@ -154,9 +171,12 @@ mod tests {
 
     #[test]
     fn a_page_is_bounded_and_never_negative() {
-        let page = Query::parse("limit=100000&offset=-5").page().unwrap();
-        assert_eq!((page.limit, page.offset), (PAGE_LIMIT_MAX, 0));
-        assert_eq!(Query::parse("limit=-1").page().unwrap().limit, 0);
+        let page = Query::parse("limit=100000&offset=5").page().unwrap();
+        assert_eq!((page.limit, page.offset), (PAGE_LIMIT_MAX, 5));
+        for negative in ["limit=-1", "limit=5&offset=-5"] {
+            assert_eq!(Query::parse(negative).page().unwrap_err().status().as_u16(), 400, "{negative}");
+        }
+        assert_eq!(Query::parse("limit=0").page().unwrap().limit, PAGE_LIMIT_MAX, "0 is no limit, as in the reference");
         assert_eq!(Query::parse("limit=null").page_or_all().unwrap().limit, PAGE_LIMIT_MAX);
         assert_eq!(Query::parse("limit=1e300").page().unwrap().limit, PAGE_LIMIT_MAX);
     }

@@ -57,18 +57,45 @@ pub fn verify(password: &str, stored: &str) -> Verdict {
     if is_right { Verdict::Right } else { Verdict::Wrong }
 }
 
+/// Hashes that no password is known to, of both kinds.
+#[derive(Debug)]
+struct Dummies {
+    argon2: String,
+    bcrypt: String,
+}
+
+/// As expensive as OS2iot's.
+const BCRYPT_COST: u32 = 10;
+
+impl Dummies {
+    fn make() -> Result<Self, PasswordError> {
+        let nobodys = uuid::Uuid::new_v4().to_string();
+        let bcrypt = bcrypt::hash(&nobodys, BCRYPT_COST).map_err(|e| PasswordError::Hash(e.to_string()))?;
+        Ok(Self { argon2: hash(&nobodys)?.reveal().to_owned(), bcrypt })
+    }
+
+    /// What a password is held against, first what decides: a wrong one always against one hash of either kind, so that the time
+    /// tells neither whether there is such a user nor whether he came over from OS2iot and has not logged in yet.
+    fn in_turn<'s>(&'s self, stored: Option<&'s str>) -> [&'s str; 2] {
+        match stored {
+            Some(old) if old.starts_with("$2") => [old, &self.argon2],
+            Some(new) => [new, &self.bcrypt],
+            None => [&self.argon2, &self.bcrypt],
+        }
+    }
+}
+
 /// Does the same off the request's thread, with a bound.
 #[derive(Debug)]
 pub struct Passwords {
     permits: Arc<Semaphore>,
-    /// Checked when there is no such user, so that the answer takes as long.
-    dummy: std::sync::OnceLock<String>,
+    dummies: Arc<std::sync::OnceLock<Dummies>>,
 }
 
 impl Passwords {
     /// With the bound of two at once.
     pub fn new() -> Self {
-        Self { permits: Arc::new(Semaphore::new(NUM_CONCURRENT_MAX)), dummy: std::sync::OnceLock::new() }
+        Self { permits: Arc::new(Semaphore::new(NUM_CONCURRENT_MAX)), dummies: Arc::default() }
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, PasswordError> {
@@ -89,21 +116,28 @@ impl Passwords {
         self.run(move || hash(&password)).await?
     }
 
-    /// Checks a password; without a stored hash it takes as long and is wrong.
+    /// Checks a password. A wrong one takes as long whatever is stored, and if nothing is.
     ///
     /// # Errors
     /// [`PasswordError`].
     pub async fn verify(&self, password: String, stored: Option<Secret>) -> Result<Verdict, PasswordError> {
-        if let Some(stored) = stored {
-            return self.run(move || verify(&password, stored.reveal())).await;
-        }
-        if self.dummy.get().is_none() {
-            let made = self.hash("no such user".to_owned()).await?;
-            let _ = self.dummy.set(made.reveal().to_owned());
-        }
-        let dummy = self.dummy.get().cloned().unwrap_or_default();
-        self.run(move || verify(&password, &dummy)).await?;
-        Ok(Verdict::Wrong)
+        let dummies = Arc::clone(&self.dummies);
+        self.run(move || {
+            let dummies = match dummies.get() {
+                Some(dummies) => dummies,
+                None => {
+                    let made = Dummies::make()?;
+                    dummies.get_or_init(|| made)
+                }
+            };
+            let [deciding, other] = dummies.in_turn(stored.as_ref().map(Secret::reveal));
+            let verdict = verify(&password, deciding);
+            if verdict == Verdict::Wrong {
+                std::hint::black_box(verify(&password, other));
+            }
+            Ok(verdict)
+        })
+        .await?
     }
 }
 
@@ -134,5 +168,25 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert_eq!(verify("hunter3", &stored), Verdict::Wrong);
+    }
+
+    #[actix_web::test]
+    async fn a_wrong_password_is_held_against_one_hash_of_either_kind() {
+        let dummies = Dummies::make().unwrap();
+        let (old, new) = (bcrypt::hash("hunter2", 4).unwrap(), hash("hunter2").unwrap());
+        for stored in [None, Some(old.as_str()), Some(new.reveal())] {
+            let hashes = dummies.in_turn(stored);
+            assert!(stored.is_none_or(|stored| hashes[0] == stored));
+            let num_of = |kind: &str| hashes.iter().filter(|hash| hash.starts_with(kind)).count();
+            assert_eq!((num_of("$argon2id$"), num_of("$2")), (1, 1), "{hashes:?}");
+        }
+        let passwords = Passwords::new();
+        let check =
+            |password: &str, stored: Option<&str>| passwords.verify(password.to_owned(), stored.map(Secret::new));
+        assert_eq!(check("hunter2", Some(new.reveal())).await.unwrap(), Verdict::Right);
+        assert!(matches!(check("hunter2", Some(&old)).await.unwrap(), Verdict::RightRehashed(_)));
+        for stored in [None, Some(old.as_str()), Some(new.reveal()), Some("rubbish")] {
+            assert_eq!(check("hunter3", stored).await.unwrap(), Verdict::Wrong);
+        }
     }
 }

@@ -125,8 +125,16 @@ impl Rule {
         let num_chars = text.map(|t| t.chars().count());
         let (is_met, key, message) = match self {
             Self::Length(min, max) => {
+                // class-validator takes what JavaScript calls falsy, and a short array, for a text that is too short.
+                let is_nothing = match value {
+                    None | Some(Value::Null | Value::Bool(false)) => true,
+                    Some(Value::Number(number)) => number.as_f64() == Some(0.0),
+                    Some(Value::Array(items)) => items.len() < min,
+                    _ => false,
+                };
                 let message = match num_chars {
                     Some(n) if n < min => format!("{name} must be longer than or equal to {min} characters"),
+                    None if is_nothing => format!("{name} must be longer than or equal to {min} characters"),
                     Some(_) => format!("{name} must be shorter than or equal to {max} characters"),
                     None => format!(
                         "{name} must be longer than or equal to {min} and shorter than or equal to {max} characters"
@@ -529,6 +537,23 @@ mod tests {
         assert_eq!(problems(json!([3, 3])), Err(json!({"arrayUnique": "All permissionIds's elements must be unique"})));
         assert!(problems(json!("3")).is_err_and(|e| e.get("arrayUnique").is_some()));
         assert!(problems(json!([1.5])).is_err_and(|e| e.get("isNumber").is_some()));
+    }
+
+    #[test]
+    fn what_is_nothing_is_too_short_and_what_is_no_text_has_no_length() {
+        let problem = |value: Value| {
+            let body = json!({ "name": value });
+            let mut form = Form::of(&body);
+            form.text("name", &[Rule::Length(1, 50)]);
+            items(form)[0]["constraints"]["isLength"].clone()
+        };
+        for nothing in [json!(null), json!(false), json!(0), json!([]), json!("")] {
+            assert_eq!(problem(nothing.clone()), "name must be longer than or equal to 1 characters", "{nothing}");
+        }
+        let both = "name must be longer than or equal to 1 and shorter than or equal to 50 characters";
+        for other in [json!(7), json!(true), json!({}), json!(["a"])] {
+            assert_eq!(problem(other.clone()), both, "{other}");
+        }
     }
 
     #[test]

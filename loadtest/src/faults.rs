@@ -107,6 +107,19 @@ impl FaultPlayer {
                 }
                 return engine.thaw().await;
             }
+            Manner::Cut => {
+                let line = self.world.line.as_ref().context("the engine has no line to Kafka of its own")?;
+                line.set_cut(true);
+                sleep(away).await;
+                if away > TAKEN_OVER_AFTER {
+                    self.note(
+                        format!("engine {} is reached again", fault.number),
+                        self.clock.load_elapsed().as_secs_f64(),
+                    );
+                }
+                line.set_cut(false);
+                return Ok(());
+            }
             Manner::Restart => engine.stop().await.context("a restart under load")?,
             Manner::Kill => engine.kill().await?,
             Manner::Rewind | Manner::Step | Manner::Fill => bail!("that cannot be done to an engine"),
@@ -132,7 +145,7 @@ async fn break_server(server: &mut Server, manner: Manner, away: Duration) -> an
         }
         Manner::Restart => server.stop().await?,
         Manner::Kill => server.kill().await?,
-        Manner::Rewind | Manner::Step | Manner::Fill => bail!("that cannot be done to a server"),
+        Manner::Rewind | Manner::Step | Manner::Fill | Manner::Cut => bail!("that cannot be done to a server"),
     }
     sleep(away).await;
     server.start_again().await

@@ -31,14 +31,26 @@ struct Broker {
     port: u16,
     sasl_port: u16,
     controller_port: u16,
+    /// Of the listener that is advertised as the proxy's, where there is one.
+    proxied_port: u16,
     /// The leash and its pipe, and the server's own process id.
     running: Option<(Child, ChildStdin, u32)>,
+}
+
+/// What some tests want besides.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Key and certificate (for `localhost`) of the SASL listener, as one PEM text; `None`: it speaks without TLS.
+    pub tls_pem: Option<String>,
+    /// A port before the one broker: whoever begins there is sent there again, see [`Kafka::proxied_port`].
+    pub proxy_port: Option<u16>,
 }
 
 /// A Kafka cluster of our own.
 #[derive(Debug)]
 pub struct Kafka {
     brokers: Vec<Broker>,
+    extras: Extras,
     jars: PathBuf,
     cluster_id: String,
 }
@@ -72,28 +84,37 @@ impl Kafka {
     /// # Errors
     /// Java or the server's jars are missing, or a broker does not start; the text says where its log is.
     pub fn start(dir: &Path, num_brokers: usize) -> io::Result<Self> {
+        Self::start_with(dir, num_brokers, Extras::default())
+    }
+
+    /// As [`Kafka::start`].
+    ///
+    /// # Errors
+    /// As [`Kafka::start`].
+    pub fn start_with(dir: &Path, num_brokers: usize, extras: Extras) -> io::Result<Self> {
         // A port that was free may be taken before the server binds it: then everything again, with others.
-        let mut started = Self::try_start(&dir.join("1"), num_brokers);
+        let mut started = Self::try_start(&dir.join("1"), num_brokers, extras.clone());
         for attempt in 2..=NUM_STARTS_MAX {
             if started.as_ref().is_err_and(|error| error.to_string().contains("Address already in use")) {
-                started = Self::try_start(&dir.join(attempt.to_string()), num_brokers);
+                started = Self::try_start(&dir.join(attempt.to_string()), num_brokers, extras.clone());
             }
         }
         started
     }
 
-    fn try_start(dir: &Path, num_brokers: usize) -> io::Result<Self> {
-        let ports = free_ports(3 * num_brokers)?;
+    fn try_start(dir: &Path, num_brokers: usize, extras: Extras) -> io::Result<Self> {
+        let ports = free_ports(4 * num_brokers)?;
         let brokers = (0..num_brokers)
             .map(|i| Broker {
                 dir: dir.join(format!("kafka-{}", i + 1)),
-                port: ports[3 * i],
-                sasl_port: ports[3 * i + 1],
-                controller_port: ports[3 * i + 2],
+                port: ports[4 * i],
+                sasl_port: ports[4 * i + 1],
+                controller_port: ports[4 * i + 2],
+                proxied_port: ports[4 * i + 3],
                 running: None,
             })
             .collect();
-        let mut kafka = Self { brokers, jars: jars()?, cluster_id: random_uuid()? };
+        let mut kafka = Self { brokers, extras, jars: jars()?, cluster_id: random_uuid()? };
         for i in 0..num_brokers {
             kafka.format(i)?;
         }
@@ -112,8 +133,19 @@ impl Kafka {
 
     /// The same on the listener that wants SASL/PLAIN with [`SASL_USER`] and [`SASL_PASSWORD`].
     pub fn sasl_bootstrap(&self) -> String {
-        let addresses: Vec<String> = self.brokers.iter().map(|b| format!("127.0.0.1:{}", b.sasl_port)).collect();
+        let addresses: Vec<String> =
+            self.brokers.iter().map(|b| format!("{}:{}", self.sasl_host(), b.sasl_port)).collect();
         addresses.join(",")
+    }
+
+    /// Where a proxy at [`Extras::proxy_port`] is to lead.
+    pub fn proxied_port(&self) -> u16 {
+        self.brokers[0].proxied_port
+    }
+
+    /// What the listener is known by: a certificate is for a name.
+    fn sasl_host(&self) -> &'static str {
+        if self.extras.tls_pem.is_some() { "localhost" } else { "127.0.0.1" }
     }
 
     /// The server process of broker `i`, while it runs.
@@ -162,14 +194,28 @@ impl Kafka {
             .map(|(i, b)| format!("{}@127.0.0.1:{}", i + 1, b.controller_port))
             .collect();
         let replicas = num_brokers.min(3);
+        let (sasl_protocol, tls) = match &self.extras.tls_pem {
+            None => ("SASL_PLAINTEXT", String::new()),
+            Some(_) => {
+                let pem = broker.dir.join("tls.pem");
+                let prefix = "listener.name.sasl.ssl.keystore";
+                ("SASL_SSL", format!("{prefix}.type=PEM\n{prefix}.location={}\n", pem.display()))
+            }
+        };
+        let (proxied, proxy) = match self.extras.proxy_port {
+            None => (String::new(), String::new()),
+            Some(port) => {
+                (format!(",PROXIED://127.0.0.1:{}", broker.proxied_port), format!(",PROXIED://127.0.0.1:{port}"))
+            }
+        };
         format!(
             "process.roles=broker,controller\nnode.id={node_id}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller_port}{proxied}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://{sasl_host}:{sasl_port}{proxy}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:{sasl_protocol},CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT\n\
              listener.name.sasl.sasl.enabled.mechanisms=PLAIN\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
-             user_{SASL_USER}=\"{SASL_PASSWORD}\";\n\
+             user_{SASL_USER}=\"{SASL_PASSWORD}\";\n{tls}\
              controller.listener.names=CONTROLLER\ncontroller.quorum.voters={voters}\n\
              inter.broker.listener.name=PLAINTEXT\nlog.dirs={data}\n\
              offsets.topic.replication.factor={replicas}\noffsets.topic.num.partitions=4\n\
@@ -184,6 +230,7 @@ impl Kafka {
             node_id = i + 1,
             port = broker.port,
             sasl_port = broker.sasl_port,
+            sasl_host = self.sasl_host(),
             controller_port = broker.controller_port,
             voters = voters.join(","),
             data = broker.dir.join("data").display(),
@@ -196,6 +243,9 @@ impl Kafka {
         java.args(["-Xmx256m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
             .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"])
             .arg("-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info")
+            // What became of transactions and members when a broker was killed is told there only.
+            .arg("-Dorg.slf4j.simpleLogger.log.kafka.coordinator=info")
+            .arg("-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator=info")
             .arg("-cp")
             .arg(format!("{}/*", self.jars.display()));
         java
@@ -206,6 +256,9 @@ impl Kafka {
         fs::create_dir_all(&broker.dir)?;
         let config = broker.dir.join("server.properties");
         fs::write(&config, self.properties(i))?;
+        if let Some(pem) = &self.extras.tls_pem {
+            fs::write(broker.dir.join("tls.pem"), pem)?;
+        }
         let formatted = self
             .java()
             .args(["kafka.tools.StorageTool", "format", "-t", &self.cluster_id, "-c"])

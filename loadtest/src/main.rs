@@ -5,7 +5,8 @@
 //! [`chirpstack_event`] and [`generator`] (the load), [`drive_mqtt`] and [`drive_http`] (its connections), [`receivers`] (with
 //! [`serve_http`]),
 //! [`oracle`] and [`verdict`] (the judgement), [`faults`] and [`recovery`] (what breaks, and for how long it shows), [`report`] and
-//! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`], [`servers`] and [`fake_world`] (what it all runs on).
+//! [`meter`] (what is shown), [`admin_api`], [`world`], [`engine_process`], [`servers`], [`tcp_proxy`] and
+//! [`fake_world`] (what it all runs on).
 //!
 //! Exit code: 0 when every promise was kept, 1 when one was broken or the run could not be made.
 
@@ -33,6 +34,7 @@ mod report;
 mod scenario;
 mod serve_http;
 mod servers;
+mod tcp_proxy;
 mod verdict;
 mod world;
 

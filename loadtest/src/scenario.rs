@@ -1,8 +1,10 @@
 //! Scenarios: a TOML file says who sends how much, which receivers there are, how they behave when, and what breaks meanwhile.
 //! Unknown keys are errors. Times are seconds since the load began.
 
+mod built_in;
 mod fault;
 
+pub use built_in::BUILT_IN;
 pub use fault::{Fault, Manner, Victim};
 
 use std::path::Path;
@@ -335,6 +337,10 @@ impl Scenario {
                 Manner::Rewind => fault.whom == Victim::Target,
                 Manner::Step => fault.whom == Victim::Clock,
                 Manner::Fill => fault.whom == Victim::Disk,
+                Manner::Cut => {
+                    let has_one_broker = self.log == LogKind::Kafka && self.kafka_brokers == 1;
+                    fault.whom == Victim::Engine && has_one_broker && self.cut_node() == Some(fault.number)
+                }
                 Manner::Restart | Manner::Kill | Manner::Freeze => {
                     !matches!(fault.whom, Victim::Target | Victim::Clock | Victim::Disk)
                 }
@@ -349,6 +355,11 @@ impl Scenario {
     /// Whether something is done to this one.
     pub fn breaks(&self, whom: Victim) -> bool {
         self.faults.iter().any(|fault| fault.whom == whom)
+    }
+
+    /// The engine whose line to Kafka is cut some time; only one has a line of its own.
+    pub fn cut_node(&self) -> Option<usize> {
+        self.faults.iter().find(|fault| fault.manner == Manner::Cut).map(|fault| fault.number)
     }
 
     /// Whether the broker loses what it had acknowledged: then only what the engine accepted is owed.

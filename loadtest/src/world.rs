@@ -11,10 +11,11 @@ use crate::cli::Cli;
 use crate::engine_process::{Engine, EngineOptions};
 use crate::fake_world::{FakeClock, RESERVE_BYTES, SmallDisk};
 use crate::home::{Files, Login, pick_port};
-use crate::kafka_process::Kafka;
+use crate::kafka_process::{Extras, Kafka};
 use crate::meter::Pids;
 use crate::scenario::{LogKind, Scenario, Victim};
 use crate::servers::{self, Server, free_port};
+use crate::tcp_proxy::TcpProxy;
 
 /// One engine, and its process for the meter.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct World {
     pub redis: Option<Mutex<Server>>,
     pub kafka: Option<Mutex<Kafka>>,
     pub nodes: Vec<Node>,
+    /// What the scenario cuts: one engine's line to Kafka.
+    pub line: Option<TcpProxy>,
     /// Where the scenario lets the clock jump.
     pub clock: Option<FakeClock>,
     /// Where the scenario fills the log's disk. Unmounted last.
@@ -59,11 +62,16 @@ impl World {
             redis = Some(Mutex::new(Server::start(servers::redis(&files.dir.join("redis"), port)?).await?));
             env.push(("REDIS_URL", format!("redis://127.0.0.1:{port}")));
         }
-        let mut kafka = None;
+        let (mut kafka, mut line) = (None, None);
         if scenario.log == LogKind::Kafka {
             let (dir, num_brokers) = (files.dir.canonicalize()?, scenario.kafka_brokers);
-            let cluster =
-                spawn_blocking(move || Kafka::start(&dir, num_brokers)).await?.context("cannot start Kafka")?;
+            if scenario.cut_node().is_some() {
+                line = Some(TcpProxy::listen().await?);
+            }
+            let extras = Extras { proxy_port: line.as_ref().map(TcpProxy::port), ..Extras::default() };
+            let starting = spawn_blocking(move || Kafka::start_with(&dir, num_brokers, extras));
+            let cluster = starting.await?.context("cannot start Kafka")?;
+            line.iter().for_each(|line| line.lead_to(cluster.proxied_port()));
             env.push(("KAFKA_BROKERS", cluster.bootstrap()));
             // What all nodes share.
             env.push(("SLUSE_SECRET_KEY", login.password.repeat(2)));
@@ -87,6 +95,9 @@ impl World {
             if scenario.log == LogKind::Kafka {
                 env.push(("SLUSE_NODE_ID", name.clone()));
             }
+            if let (Some(line), true) = (&line, scenario.cut_node() == Some(number)) {
+                env.push(("KAFKA_BROKERS", format!("127.0.0.1:{}", line.port())));
+            }
             let options = EngineOptions {
                 program: cli.sluse()?,
                 data_dir: files.dir.join(&name),
@@ -102,7 +113,7 @@ impl World {
             nodes.push(Node { engine: Mutex::new(engine), pid, http_port });
         }
         let mqtt_port = mosquitto.port();
-        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes, clock, disk })
+        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes, line, clock, disk })
     }
 
     /// The engines' time of day jumps.

@@ -95,6 +95,14 @@ impl ChangedEntity {
         }
     }
 
+    /// The same in a line about this action ([`crate::port::admin::AuditAction::as_str`]): an emptied queue has a name of its own.
+    pub fn reference_name_of(self, action: &str) -> &'static str {
+        match (self, action) {
+            (Self::Downlink, "DELETE") => "FlushDownlinkQueue",
+            _ => self.reference_name(),
+        }
+    }
+
     /// The entity of this text, ours or the reference's.
     pub fn of_any_name(text: &str) -> Option<Self> {
         Self::of_str(text).or_else(|| Self::ALL.into_iter().find(|e| e.reference_name() == text))

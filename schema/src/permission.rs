@@ -181,10 +181,23 @@ impl Principal {
         if self.is_global_admin {
             return Visible::All;
         }
-        let mapped = self.readers.values().chain(self.application_admins.values()).flatten().copied();
+        self.visible_where(|_| true)
+    }
+
+    /// The same in these organisations alone. A global administrator sees everything all the same.
+    pub fn visible_applications_in(&self, organizations: &[OrganizationId]) -> Visible {
+        if self.is_global_admin {
+            return Visible::All;
+        }
+        self.visible_where(|organization| organizations.contains(&organization))
+    }
+
+    fn visible_where(&self, is_meant: impl Fn(OrganizationId) -> bool) -> Visible {
+        let mapped = self.readers.iter().chain(&self.application_admins);
+        let mapped = mapped.filter(|(organization, _)| is_meant(**organization)).flat_map(|(_, ids)| ids);
         Visible::Some {
-            organizations: self.user_admins.iter().copied().collect(),
-            applications: mapped.collect::<BTreeSet<_>>().into_iter().collect(),
+            organizations: self.user_admins.iter().copied().filter(|o| is_meant(*o)).collect(),
+            applications: mapped.copied().collect::<BTreeSet<_>>().into_iter().collect(),
         }
     }
 }

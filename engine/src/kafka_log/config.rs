@@ -183,6 +183,16 @@ impl KafkaLogConfig {
         client
     }
 
+    /// For the claim to the node's name, in a group of its own that has no members.
+    pub fn claimer(&self) -> ClientConfig {
+        let mut client = self.consumer("claim");
+        client
+            .set("group.id", format!("{}-{}", self.group(), self.node_id))
+            // How long a commit waits for the group's coordinator.
+            .set("session.timeout.ms", self.session_timeout.as_millis().to_string());
+        client
+    }
+
     /// For reading: never a member. `is_live` readers wait at the end of their partitions, the others read what is there and go.
     pub fn reader(&self, is_live: bool) -> ClientConfig {
         let mut client = self.consumer(if is_live { "read" } else { "sweep" });
@@ -256,5 +266,6 @@ mod tests {
         assert_eq!(config.topic(Topic::Uplinks), "aarhus.sluse.uplinks.v1");
         assert_eq!(config.member().get("group.id"), Some("aarhus.sluse"));
         assert_eq!(config.stepper().get("transactional.id"), Some("aarhus.sluse-node-1"));
+        assert_eq!(config.claimer().get("group.id"), Some("aarhus.sluse-node-1"));
     }
 }

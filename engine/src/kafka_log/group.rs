@@ -8,6 +8,10 @@
 //! below the session timeout → the transaction under way ends → the callback returns, and only then does Kafka move the partition.
 //! Partitions that were lost with the session are dropped without writing. Everything is fenced besides: steps by the generation,
 //! rows by the epoch.
+//!
+//! librdkafka gives a seat up for good when Kafka calls it fenced, whoever took its place: another process, or this node's own later
+//! joining. [`claim`](super::claim) says which. Ours: what we owned is lost, and another seat is taken under the same name. Another's: this
+//! node writes nothing any more.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,24 +19,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use metrics::counter;
-use rdkafka::ClientContext;
-use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
-use rdkafka::consumer::{
-    BaseConsumer, CommitMode, Consumer as _, ConsumerContext, ConsumerGroupMetadata, RebalanceProtocol,
-};
+use rdkafka::consumer::{Consumer as _, ConsumerGroupMetadata};
 use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
-use rdkafka::types::RDKafkaRespErr;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::LogError;
 use sluse_schema::record::{Offset, Topic};
 
+use super::claim::Claim;
 use super::config::{KafkaLogConfig, OpenKafkaError};
-use super::link::{Condition, Link};
+use super::link::Condition;
 use super::membership::Membership;
-use super::metrics::REBALANCES;
+use super::metrics::SEATS_RENEWED;
 use super::native;
+use super::rebalance::{Seat, SeatMaker};
 
 /// One turn of the thread, at most.
 const POLL: Duration = Duration::from_millis(100);
@@ -40,12 +42,16 @@ const POLL: Duration = Duration::from_millis(100);
 const RENEWALS_PER_SESSION: u32 = 4;
 /// How long the threads are waited for at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+/// Pause before a seat is taken anew; doubled each time, up to the second, until one was held for as long as the third.
+const SIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+const SIT_AGAIN_AFTER_MAX: Duration = Duration::from_secs(15);
+const SEAT_IS_GOOD_AFTER: Duration = Duration::from_secs(60);
 /// What the clocks of this node and of the group's coordinator may run apart in one session.
 const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
-/// The member and its thread.
+/// The member and its threads.
 pub struct Group {
-    consumer: Arc<BaseConsumer<MemberContext>>,
+    seat: Arc<ArcSwap<Seat>>,
     config: Arc<KafkaLogConfig>,
     is_closing: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -58,33 +64,35 @@ impl std::fmt::Debug for Group {
 }
 
 impl Group {
-    /// Joins the group in the background. `deliveries_position` says how far targets have been fed, for people who look at the group.
+    /// Joins the group in the background, under the name that `claim` holds. `deliveries_position` says how far targets have been fed, for
+    /// people who look at the group.
     pub fn start(
         config: &Arc<KafkaLogConfig>,
         condition: &Arc<Condition>,
         membership: &Arc<Membership>,
+        claim: &Arc<Claim>,
         deliveries_position: impl Fn(PartitionId) -> Option<Offset> + Send + 'static,
     ) -> Result<Self, OpenKafkaError> {
         let is_closing = Arc::new(AtomicBool::new(false));
-        let context = MemberContext {
-            link: Link::new("group", condition),
+        let maker = SeatMaker {
             config: Arc::clone(config),
+            condition: Arc::clone(condition),
             membership: Arc::clone(membership),
             is_closing: Arc::clone(&is_closing),
         };
-        let refused = |error: KafkaError| OpenKafkaError::Config(error.to_string());
-        let consumer = Arc::new(BaseConsumer::from_config_and_context(&config.member(), context).map_err(refused)?);
-        consumer.subscribe(&[&config.topic(Topic::Uplinks)]).map_err(refused)?;
+        let seat = maker.make().map_err(|error| OpenKafkaError::Config(error.to_string()))?;
+        let seat = Arc::new(ArcSwap::from_pointee(seat));
         let member = Member {
-            consumer: Arc::clone(&consumer),
-            membership: Arc::clone(membership),
-            is_closing: Arc::clone(&is_closing),
+            seat: Arc::clone(&seat),
+            claim: Arc::clone(claim),
+            maker: maker.clone(),
+            since: Instant::now(),
+            pause: SIT_AGAIN_AFTER,
         };
         let keeper = LeaseKeeper {
-            consumer: Arc::clone(&consumer),
-            config: Arc::clone(config),
-            membership: Arc::clone(membership),
-            is_closing: Arc::clone(&is_closing),
+            seat: Arc::clone(&seat),
+            claim: Arc::clone(claim),
+            maker,
             shown: BTreeMap::new(),
             deliveries_position: Box::new(deliveries_position),
         };
@@ -92,18 +100,18 @@ impl Group {
             std::thread::Builder::new().name("sluse-group".into()).spawn(move || member.run())?,
             std::thread::Builder::new().name("sluse-lease".into()).spawn(move || keeper.run())?,
         ];
-        Ok(Self { consumer, config: Arc::clone(config), is_closing, threads: Mutex::new(threads) })
+        Ok(Self { seat, config: Arc::clone(config), is_closing, threads: Mutex::new(threads) })
     }
 
     /// What a transaction names its group by; `None` while the group knows this node in no generation.
     pub fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        native::group_metadata(&self.consumer)
+        native::group_metadata(&self.seat.load_full())
     }
 
     /// The committed position of a partition, once no transaction that could move it is under way any more.
     pub fn committed(&self, partition: PartitionId, within: Duration) -> Result<Option<Offset>, LogError> {
         let topic = self.config.topic(Topic::Uplinks);
-        let positions = committed(&self.consumer, &topic, &[partition], within)
+        let positions = committed(&self.seat.load_full(), &topic, &[partition], within)
             .map_err(|error| LogError::Unavailable(format!("committed positions cannot be read: {error}")))?;
         Ok(positions.get(&partition).copied())
     }
@@ -132,7 +140,7 @@ impl Drop for Group {
 }
 
 fn committed(
-    consumer: &BaseConsumer<MemberContext>,
+    seat: &Seat,
     topic: &str,
     partitions: &[PartitionId],
     within: Duration,
@@ -141,7 +149,7 @@ fn committed(
     for partition in partitions {
         asked.add_partition(topic, partition.0 as i32);
     }
-    let answered = consumer.committed_offsets(asked, within)?;
+    let answered = seat.committed_offsets(asked, within)?;
     let mut positions = BTreeMap::new();
     for element in answered.elements() {
         element.error()?;
@@ -154,41 +162,107 @@ fn committed(
 
 /// The thread that polls.
 struct Member {
-    consumer: Arc<BaseConsumer<MemberContext>>,
-    membership: Arc<Membership>,
-    is_closing: Arc<AtomicBool>,
+    seat: Arc<ArcSwap<Seat>>,
+    claim: Arc<Claim>,
+    maker: SeatMaker,
+    /// When the seat was taken, and how long the next is waited for.
+    since: Instant,
+    pause: Duration,
 }
 
 impl Member {
-    fn run(self) {
-        while !self.is_closing.load(Ordering::Acquire) {
+    fn run(mut self) {
+        while !self.is_closing() {
+            let seat = self.seat.load_full();
             // Rebalances are answered inside.
-            if let Some(Err(error)) = self.consumer.poll(POLL) {
+            if let Some(Err(error)) = seat.poll(POLL) {
                 tracing::debug!(%error, "kafka group");
             }
-            // Only this says that the group knows another process under our name; a refused commit may name a membership of our own
-            // that is over.
-            if let Some((code, reason)) = self.consumer.client().fatal_error() {
-                self.consumer.context().link.replaced_by_another(&format!("{code}: {reason}"));
-            }
-            if self.consumer.context().link.condition().replaced().is_some() {
-                let owned = self.membership.owned();
-                if !owned.is_empty() {
-                    self.membership.lose(&owned);
-                }
+            if let Some((code, reason)) = seat.client().fatal_error() {
+                drop(seat);
+                self.sit_again(&format!("{code}: {reason}"));
+            } else if self.maker.condition.replaced().is_some() {
+                self.lose_all();
                 std::thread::sleep(POLL);
             }
         }
     }
+
+    fn is_closing(&self) -> bool {
+        self.maker.is_closing.load(Ordering::Acquire)
+    }
+
+    fn lose_all(&self) {
+        let owned = self.maker.membership.owned();
+        if !owned.is_empty() {
+            self.maker.membership.lose(&owned);
+        }
+    }
+
+    /// The seat is of no more use: nothing is written for what came with it, and another is taken, unless somebody else bears our name.
+    fn sit_again(&mut self, reason: &str) {
+        self.seat.load().context().give_up_seat();
+        self.lose_all();
+        if self.since.elapsed() > SEAT_IS_GOOD_AFTER {
+            self.pause = SIT_AGAIN_AFTER;
+        }
+        loop {
+            if self.wait_and_see_the_end() || self.maker.condition.replaced().is_some() {
+                return;
+            }
+            match self.claim.is_ours() {
+                Ok(true) => {}
+                Ok(false) => return self.maker.condition.replaced_by_another(reason),
+                Err(error) => {
+                    tracing::info!(%error, "who bears this node's name cannot be asked");
+                    continue;
+                }
+            }
+            match self.maker.make() {
+                Ok(seat) => {
+                    tracing::warn!(
+                        reason,
+                        "the group shut this node out, and nobody else bears its name: it joins again"
+                    );
+                    counter!(SEATS_RENEWED).increment(1);
+                    self.since = Instant::now();
+                    return retire(self.seat.swap(Arc::new(seat)));
+                }
+                Err(error) => tracing::error!(%error, "the group cannot be joined again"),
+            }
+        }
+    }
+
+    /// Pauses. `true` when this node is ending.
+    fn wait_and_see_the_end(&mut self) -> bool {
+        let until = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(SIT_AGAIN_AFTER_MAX);
+        while !self.is_closing() && Instant::now() < until {
+            std::thread::sleep(POLL);
+        }
+        self.is_closing()
+    }
+}
+
+/// Lets go of a seat on a thread of its own, once nobody uses it: librdkafka takes its time, above all while its broker is away.
+fn retire(seat: Arc<Seat>) {
+    let ending = std::thread::Builder::new().name("sluse-group-end".into()).spawn(move || {
+        while Arc::strong_count(&seat) > 1 {
+            std::thread::sleep(POLL);
+        }
+        drop(seat);
+    });
+    if let Err(error) = ending {
+        tracing::error!(%error, "a thread cannot be started");
+    }
 }
 
 /// The thread that renews the lease: a commit that the group answers is the proof that it still counts on us. What is committed is for
-/// people to look at. It waits for its answers, however long they take, so it is not the thread that polls.
+/// people to look at. It waits for its answers, also while the thread that polls answers a rebalance.
 struct LeaseKeeper {
-    consumer: Arc<BaseConsumer<MemberContext>>,
-    config: Arc<KafkaLogConfig>,
-    membership: Arc<Membership>,
-    is_closing: Arc<AtomicBool>,
+    seat: Arc<ArcSwap<Seat>>,
+    claim: Arc<Claim>,
+    maker: SeatMaker,
     /// What the group shows as our positions in the deliveries topic.
     shown: BTreeMap<PartitionId, Offset>,
     deliveries_position: Box<dyn Fn(PartitionId) -> Option<Offset> + Send>,
@@ -196,18 +270,21 @@ struct LeaseKeeper {
 
 impl LeaseKeeper {
     fn run(mut self) {
-        let interval = self.config.session_timeout / RENEWALS_PER_SESSION;
+        let membership = Arc::clone(&self.maker.membership);
+        let session_timeout = self.maker.config.session_timeout;
+        let interval = session_timeout / RENEWALS_PER_SESSION;
         let mut renewed_at: Option<Instant> = None;
-        while !self.is_closing.load(Ordering::Acquire) {
-            let is_due = !self.membership.lease.is_held() || renewed_at.is_none_or(|at| at.elapsed() >= interval);
-            let owned = self.membership.owned();
-            if is_due && !owned.is_empty() && self.consumer.context().link.condition().replaced().is_none() {
+        while !self.maker.is_closing.load(Ordering::Acquire) {
+            let is_due = !membership.lease.is_held() || renewed_at.is_none_or(|at| at.elapsed() >= interval);
+            let owned = membership.owned();
+            if is_due && !owned.is_empty() && self.maker.condition.replaced().is_none() {
                 let sent_at = Instant::now();
                 match self.commit(&owned) {
                     Ok(()) => {
-                        let lasts = self.config.session_timeout.saturating_sub(LEASE_MARGIN);
-                        self.membership.lease.renew(sent_at, lasts);
-                        renewed_at = Some(sent_at);
+                        if membership.renew_lease(&owned, sent_at, session_timeout.saturating_sub(LEASE_MARGIN)) {
+                            renewed_at = Some(sent_at);
+                            self.claim.keep();
+                        }
                     }
                     Err(error) => tracing::debug!(%error, "the lease is not renewed"),
                 }
@@ -217,10 +294,11 @@ impl LeaseKeeper {
     }
 
     fn commit(&mut self, owned: &[PartitionId]) -> Result<(), KafkaError> {
-        let topic = self.config.topic(Topic::Deliveries);
+        let topic = self.maker.config.topic(Topic::Deliveries);
+        let seat = self.seat.load_full();
         let unknown: Vec<PartitionId> = owned.iter().copied().filter(|p| !self.shown.contains_key(p)).collect();
         if !unknown.is_empty() {
-            let stored = committed(&self.consumer, &topic, &unknown, Duration::from_secs(2))?;
+            let stored = committed(&seat, &topic, &unknown, Duration::from_secs(2))?;
             self.shown.extend(unknown.iter().map(|p| (*p, stored.get(p).copied().unwrap_or_default())));
         }
         let mut list = TopicPartitionList::with_capacity(owned.len());
@@ -231,75 +309,6 @@ impl LeaseKeeper {
         }
         // What is not ours any more is looked up again when it comes back.
         self.shown.retain(|partition, _| owned.contains(partition));
-        self.consumer.commit(&list, CommitMode::Sync)
-    }
-}
-
-/// Answers rebalances.
-struct MemberContext {
-    link: Link,
-    config: Arc<KafkaLogConfig>,
-    membership: Arc<Membership>,
-    is_closing: Arc<AtomicBool>,
-}
-
-impl MemberContext {
-    fn assign(&self, consumer: &BaseConsumer<Self>, list: &mut TopicPartitionList, partitions: Vec<PartitionId>) {
-        if let Err(error) = list.set_all_offsets(KafkaOffset::End) {
-            tracing::warn!(%error, "an assignment of the group");
-        }
-        let assigned = consumer.incremental_assign(list).and_then(|()| consumer.pause(list));
-        if let Err(error) = assigned {
-            tracing::warn!(%error, ?partitions, "an assignment of the group was not taken");
-            return;
-        }
-        counter!(REBALANCES, "kind" => "assigned").increment(1);
-        tracing::info!(?partitions, "the group assigns partitions");
-        self.membership.assigned(partitions);
-    }
-
-    fn give_up(&self, consumer: &BaseConsumer<Self>, partitions: &[PartitionId]) {
-        if self.is_closing.load(Ordering::Acquire) || partitions.is_empty() {
-            return;
-        }
-        if consumer.assignment_lost() || self.link.condition().replaced().is_some() {
-            counter!(REBALANCES, "kind" => "lost").increment(1);
-            tracing::warn!(?partitions, "the group gave our partitions to others");
-            self.membership.lose(partitions);
-        } else {
-            counter!(REBALANCES, "kind" => "revoked").increment(1);
-            tracing::info!(?partitions, "the group takes partitions back");
-            let started_at = Instant::now();
-            let is_clean = self.membership.revoke(partitions, started_at + self.config.revoke_within);
-            tracing::info!(?partitions, is_clean, elapsed = ?started_at.elapsed(), "partitions handed over");
-        }
-    }
-}
-
-impl ClientContext for MemberContext {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.link.say(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.link.note(&error, reason);
-    }
-}
-
-impl ConsumerContext for MemberContext {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, kind: RDKafkaRespErr, list: &mut TopicPartitionList) {
-        let partitions: Vec<PartitionId> =
-            list.elements().iter().map(|element| PartitionId(element.partition() as u32)).collect();
-        if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            return self.assign(consumer, list, partitions);
-        }
-        self.give_up(consumer, &partitions);
-        let unassigned = match consumer.rebalance_protocol() {
-            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
-            _ => consumer.unassign(),
-        };
-        if let Err(error) = unassigned {
-            tracing::warn!(%error, ?partitions, "an assignment of the group was not given back");
-        }
+        native::commit(&seat, &list, self.maker.config.session_timeout / 3)
     }
 }

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::append::Appender;
 use super::blocks::{BLOCK, BlockIndex, Counted};
+use super::claim::Claim;
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::group::Group;
 use super::lease::Lease;
@@ -101,7 +102,9 @@ impl KafkaLog {
             move |partition, offset| views[index(Topic::Uplinks)][partition.0 as usize].reach(offset)
         })?;
         let appender = Arc::new(appender);
-        let group = Arc::new(Group::start(&config, &condition, &membership, {
+        // Before this node joins, and before its producer shuts an older one out.
+        let claim = Claim::stake(&config, &condition).await?;
+        let group = Arc::new(Group::start(&config, &condition, &membership, &claim, {
             let views = Arc::clone(&views);
             move |partition| {
                 let state = views[index(Topic::Deliveries)][partition.0 as usize].lock();
@@ -109,7 +112,7 @@ impl KafkaLog {
             }
         })?);
         let ends = LogEnds { views: Arc::clone(&views), reader: Arc::clone(&reader) };
-        let stepper = Arc::new(Stepper::start(&config, &condition, &membership, &group, ends)?);
+        let stepper = Arc::new(Stepper::start(&config, &condition, &membership, &group, &claim, ends)?);
         let floors = || (0..config.num_partitions).map(|_| AtomicU64::new(NO_FLOOR)).collect();
         Ok(Arc::new(Self {
             identity,

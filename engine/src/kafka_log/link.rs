@@ -32,9 +32,19 @@ impl Condition {
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// See [`Condition::replaced`]. `true` the first time.
-    pub fn set_replaced(&self, reason: String) -> bool {
-        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).replace(reason).is_none()
+    /// Another process has taken this node's name: this one writes nothing any more. `seen_by` says what it was shut out with.
+    pub fn replaced_by_another(&self, seen_by: &str) {
+        let text = format!(
+            "another process was started with this node's SLUSE_NODE_ID ({seen_by}): this one writes nothing until it is started again; \
+             give each node a name of its own"
+        );
+        let before = self.replaced.lock().unwrap_or_else(PoisonError::into_inner).replace(text);
+        if before.is_none() {
+            tracing::error!(
+                seen_by,
+                "another process was started with this node's SLUSE_NODE_ID: this one writes nothing any more"
+            );
+        }
     }
 }
 
@@ -86,17 +96,6 @@ impl Link {
                 self.condition.set_trouble(Some("Kafka refuses our credentials (kafka.properties)".to_owned()));
             }
             _ => tracing::info!(client, %error, reason, "kafka client"),
-        }
-    }
-
-    /// Another process joined the group under this node's name.
-    pub fn replaced_by_another(&self, reason: &str) {
-        let text = format!("another process runs under this node's SLUSE_NODE_ID: {reason}");
-        if self.condition.set_replaced(text) {
-            tracing::error!(
-                reason,
-                "another process runs under this node's SLUSE_NODE_ID: this one writes nothing any more"
-            );
         }
     }
 }

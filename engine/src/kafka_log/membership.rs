@@ -109,6 +109,17 @@ impl Membership {
         state
     }
 
+    /// The group has answered what was sent at `sent_at` for `partitions`: renews the lease, unless one of them was lost meanwhile, since the
+    /// answer may then be to a membership that is over. `false` in that case.
+    pub fn renew_lease(&self, partitions: &[PartitionId], sent_at: Instant, lasts: Duration) -> bool {
+        let state = self.lock();
+        let is_ours = partitions.iter().all(|partition| state.owned.contains_key(partition));
+        if is_ours {
+            self.lease.renew(sent_at, lasts);
+        }
+        is_ours
+    }
+
     /// What is owned now.
     pub fn owned(&self) -> Vec<PartitionId> {
         self.lock().owned.keys().copied().collect()
@@ -199,6 +210,9 @@ mod tests {
         assert_eq!(admitted(&membership), [P1]);
         assert!(membership.lease.is_held());
         membership.lose(&[P1]);
+        assert!(!membership.lease.is_held());
+        // An answer to what was sent before that proves nothing any more.
+        assert!(!membership.renew_lease(&[P0, P1], Instant::now(), Duration::from_secs(9)));
         assert!(!membership.lease.is_held());
         assert!(matches!(membership.next_assignment().await, Assignment::Assigned(_)));
         assert!(matches!(membership.next_assignment().await, Assignment::Lost(p) if p == [P0]));

@@ -8,6 +8,7 @@ pub const TRANSACTION_STEPS: &str = "sluse_kafka_transaction_steps";
 pub const PRODUCERS_RENEWED: &str = "sluse_kafka_producers_renewed_total";
 pub const APPENDS_FAILED: &str = "sluse_kafka_appends_failed_total";
 pub const REBALANCES: &str = "sluse_kafka_rebalances_total";
+pub const SEATS_RENEWED: &str = "sluse_kafka_seats_renewed_total";
 pub const PARTITIONS_OWNED: &str = "sluse_kafka_partitions_owned";
 pub const LEASE_HELD: &str = "sluse_kafka_lease_held";
 pub const FETCHED: &str = "sluse_kafka_records_fetched_total";
@@ -22,6 +23,11 @@ pub fn describe() {
     describe_counter!(PRODUCERS_RENEWED, Unit::Count, "times the transactional producer was made anew");
     describe_counter!(APPENDS_FAILED, Unit::Count, "appends that Kafka did not take, or may not have, by outcome");
     describe_counter!(REBALANCES, Unit::Count, "changes of what this node owns, by kind");
+    describe_counter!(
+        SEATS_RENEWED,
+        Unit::Count,
+        "times the group shut this node out for an earlier membership of its own, and it joined again"
+    );
     describe_gauge!(PARTITIONS_OWNED, Unit::Count, "partitions that this node owns");
     describe_gauge!(LEASE_HELD, Unit::Count, "1 while the group has confirmed this node lately, so that it may send");
     describe_counter!(FETCHED, Unit::Count, "records read from Kafka, by topic and reader");

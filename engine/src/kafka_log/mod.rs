@@ -1,11 +1,12 @@
 //! The log of several nodes, in Kafka: the [`Log`](sluse_schema::port::Log) with nothing lost whichever of them dies.
 //!
 //! Reading order: [`kafka`] (the port), [`append`] (uplinks in), [`steps`] with [`transaction`] (deliveries and positions, all or nothing),
-//! [`group`] with [`membership`] and [`lease`] (who owns what), [`reader`] with [`view`], [`reel`] and [`blocks`] (what is read), [`topics`],
+//! [`claim`], [`group`] with [`rebalance`], [`membership`] and [`lease`] (who owns what), [`reader`] with [`view`], [`reel`] and [`blocks`] (what is read), [`topics`],
 //! [`config`].
 
 pub mod append;
 pub mod blocks;
+pub mod claim;
 pub mod config;
 pub mod group;
 pub mod kafka;
@@ -15,6 +16,7 @@ pub mod membership;
 pub mod metrics;
 mod native;
 pub mod reader;
+pub mod rebalance;
 mod record;
 pub mod reel;
 pub mod steps;

@@ -1,9 +1,13 @@
-//! The two questions that librdkafka answers and the `rdkafka` crate does not pass on.
+//! What librdkafka offers and the `rdkafka` crate does not pass on.
 #![allow(unsafe_code, reason = "calls into librdkafka through the crate's own bindings")]
+
+use std::time::Duration;
 
 use rdkafka::bindings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
 
 /// The generation in which the group knows this member; negative while it knows it in none.
 fn generation<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> i32 {
@@ -40,5 +44,38 @@ pub fn position<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, par
     match list.find_partition(topic, partition)?.offset() {
         Offset::Offset(offset) => u64::try_from(offset).ok(),
         _ => None,
+    }
+}
+
+/// Commits, and waits for the answer that long. The crate's own synchronous commit waits for ever, and on a line that drops everything
+/// that is minutes.
+pub fn commit<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    positions: &TopicPartitionList,
+    within: Duration,
+) -> Result<(), KafkaError> {
+    let timeout_ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client and the list outlive the calls, which copy the list. The queue is ours and is destroyed once; an answer that comes
+    // later finds it closed, and librdkafka drops it. An event, if there is one, is destroyed once.
+    let answer = unsafe {
+        let queue = bindings::rd_kafka_queue_new(client);
+        let mut answer = bindings::rd_kafka_commit_queue(client, positions.ptr(), queue, None, std::ptr::null_mut());
+        if answer == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            let event = bindings::rd_kafka_queue_poll(queue, timeout_ms);
+            answer = if event.is_null() {
+                RDKafkaRespErr::RD_KAFKA_RESP_ERR__TIMED_OUT
+            } else {
+                let answer = bindings::rd_kafka_event_error(event);
+                bindings::rd_kafka_event_destroy(event);
+                answer
+            };
+        }
+        bindings::rd_kafka_queue_destroy(queue);
+        answer
+    };
+    match answer {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+        code => Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::from(code))),
     }
 }

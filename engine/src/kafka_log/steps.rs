@@ -6,8 +6,8 @@
 //! then. Not known: the answer to the commit stayed out; the producer is made anew, which lets Kafka end the transaction, and the
 //! committed position, which Kafka gives out only when no transaction on it is open, says what happened.
 //!
-//! A new producer under the same name shuts out an older one (a process that was thought dead); one that is shut out itself writes
-//! nothing any more.
+//! A new producer under the same name shuts out an older one (a process that was thought dead). One that is shut out itself is made anew only
+//! if nobody else bears the node's name: Kafka shuts it out for a transaction that outlived its timeout, too.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -22,6 +22,7 @@ use sluse_schema::port::log::LogError;
 use sluse_schema::record::{Offset, Step, Topic};
 use tokio::sync::oneshot;
 
+use super::claim::Claim;
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::group::Group;
 use super::link::Condition;
@@ -79,12 +80,13 @@ impl Stepper {
         condition: &Arc<Condition>,
         membership: &Arc<Membership>,
         group: &Arc<Group>,
+        claim: &Arc<Claim>,
         ends: impl Ends,
     ) -> Result<Self, OpenKafkaError> {
         let inbox = Arc::new((Mutex::new(Inbox::default()), Condvar::new()));
         let worker = Worker {
             inbox: Arc::clone(&inbox),
-            producer: Producer::new(Arc::clone(config), Arc::clone(condition)),
+            producer: Producer::new(Arc::clone(config), Arc::clone(condition), Arc::clone(claim)),
             config: Arc::clone(config),
             condition: Arc::clone(condition),
             membership: Arc::clone(membership),
@@ -223,7 +225,7 @@ impl Worker {
             return put_off(later, "steps wait for their partition's position", is_closed);
         }
         let started_at = Instant::now();
-        let written = self.write(&ready, &metadata);
+        let written = self.write(&ready, &Arc::new(metadata));
         self.membership.end_transaction();
         let outcome = match &written {
             Ok(()) => "committed",
@@ -306,7 +308,7 @@ impl Worker {
         Ok(())
     }
 
-    fn write(&mut self, steps: &[Pending], metadata: &ConsumerGroupMetadata) -> Result<(), Failure> {
+    fn write(&mut self, steps: &[Pending], metadata: &Arc<ConsumerGroupMetadata>) -> Result<(), Failure> {
         let uplinks = self.config.topic(Topic::Uplinks);
         let mut positions = TopicPartitionList::with_capacity(steps.len());
         for Pending { step, .. } in steps {

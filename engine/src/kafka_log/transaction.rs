@@ -1,9 +1,12 @@
 //! The transactional producer: made, made known to Kafka, used for one transaction at a time, and made anew when it is of no more use.
 //!
 //! It is polled every millisecond while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
-//! they wait in long steps otherwise.
+//! they wait in long steps otherwise. Positions are added on a thread of their own: librdkafka does not keep the limit of time for that
+//! while the group's coordinator is a broker that has left the cluster, and comes back when some other connection changes, or never
+//! (librdkafka #5456, #5511). A producer that is stuck there is left to its thread; its transaction is never committed.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
@@ -17,6 +20,7 @@ use rdkafka::topic_partition_list::TopicPartitionList;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::record::{NewRecord, Offset, Topic};
 
+use super::claim::Claim;
 use super::config::KafkaLogConfig;
 use super::link::{Condition, Link};
 use super::metrics::PRODUCERS_RENEWED;
@@ -27,9 +31,10 @@ use crate::log::metrics::RECORDS_APPENDED;
 const POLL: Duration = Duration::from_millis(1);
 /// One try to make a producer known.
 const INIT_WITHIN: Duration = Duration::from_secs(5);
-/// Pause after a failed one; longer once another process was seen to use our name, so that the group can say who is who.
+/// Pause after a failed one.
 const INIT_AGAIN_AFTER: Duration = Duration::from_millis(500);
-const INIT_AGAIN_AFTER_FENCED: Duration = Duration::from_secs(3);
+/// Beyond the limit that librdkafka was given: it is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a transaction was not committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,14 +45,32 @@ pub enum Failure {
     Unclear(String),
 }
 
+type StepProducer = BaseProducer<StepContext>;
+
+/// Why a transaction could not be filled.
+enum Unfilled {
+    Failed(KafkaError),
+    /// librdkafka did not come back; the producer can be asked nothing more.
+    Stuck,
+}
+
+impl From<KafkaError> for Unfilled {
+    fn from(error: KafkaError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 /// See the head of this file.
 pub struct Producer {
     config: Arc<KafkaLogConfig>,
     condition: Arc<Condition>,
+    claim: Arc<Claim>,
     topic: String,
     /// With whether it is known to Kafka.
-    current: Option<(BaseProducer<StepContext>, bool)>,
+    current: Option<(Arc<StepProducer>, bool)>,
     not_before: Instant,
+    /// The last one was shut out, with this error.
+    shut_out: Option<String>,
     written: Vec<(PartitionId, Offset)>,
 }
 
@@ -59,9 +82,10 @@ impl std::fmt::Debug for Producer {
 
 impl Producer {
     /// None is made yet.
-    pub fn new(config: Arc<KafkaLogConfig>, condition: Arc<Condition>) -> Self {
+    pub fn new(config: Arc<KafkaLogConfig>, condition: Arc<Condition>, claim: Arc<Claim>) -> Self {
         let topic = config.topic(Topic::Deliveries);
-        Self { config, condition, topic, current: None, not_before: Instant::now(), written: Vec::new() }
+        let (not_before, written) = (Instant::now(), Vec::new());
+        Self { config, condition, claim, topic, current: None, not_before, shut_out: None, written }
     }
 
     /// Serves what librdkafka has to say while nothing else is to be done, and makes a producer if there is none.
@@ -81,10 +105,21 @@ impl Producer {
         if Instant::now() < self.not_before {
             return Err("the transactional producer is being renewed".to_owned());
         }
+        if let Some(reason) = &self.shut_out {
+            // A new one would shut out whoever bears our name now.
+            match self.claim.is_ours() {
+                Ok(true) => self.shut_out = None,
+                Ok(false) => {
+                    self.condition.replaced_by_another(reason);
+                    return Err("another process bears this node's name".to_owned());
+                }
+                Err(error) => return Err(format!("who bears this node's name cannot be asked: {error}")),
+            }
+        }
         if self.current.is_none() {
             let context = StepContext { link: Link::new("step", &self.condition), reports: Mutex::default() };
             let made = BaseProducer::from_config_and_context(&self.config.stepper(), context);
-            self.current = Some((made.map_err(|error| error.to_string())?, false));
+            self.current = Some((Arc::new(made.map_err(|error| error.to_string())?), false));
         }
         let Some((producer, is_known)) = &mut self.current else { return Err("no producer".to_owned()) };
         match producer.init_transactions(INIT_WITHIN) {
@@ -115,9 +150,11 @@ impl Producer {
             error.rdkafka_error_code(),
             Some(RDKafkaErrorCode::Fenced | RDKafkaErrorCode::ProducerFenced | RDKafkaErrorCode::InvalidProducerEpoch)
         );
-        let pause = if is_fenced { INIT_AGAIN_AFTER_FENCED } else { INIT_AGAIN_AFTER };
         tracing::warn!(%error, is_fenced, "the transactional producer is made anew");
-        self.not_before = Instant::now() + pause;
+        if is_fenced {
+            self.shut_out = Some(error.to_string());
+        }
+        self.not_before = Instant::now() + INIT_AGAIN_AFTER;
         self.current = None;
     }
 
@@ -126,7 +163,7 @@ impl Producer {
         &mut self,
         outputs: impl Iterator<Item = &'a (PartitionId, NewRecord)>,
         positions: &TopicPartitionList,
-        metadata: &ConsumerGroupMetadata,
+        metadata: &Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Failure> {
         let deadline = Instant::now() + self.config.transaction_timeout;
         self.written.clear();
@@ -140,7 +177,8 @@ impl Producer {
         }
         match fill(producer, &self.topic, outputs, positions, metadata, deadline) {
             Ok(()) => {}
-            Err(error) => return Err(self.abort(&error)),
+            Err(Unfilled::Failed(error)) => return Err(self.abort(&error)),
+            Err(Unfilled::Stuck) => return Err(self.leave()),
         }
         self.commit(deadline)
     }
@@ -175,6 +213,16 @@ impl Producer {
         let reports = producer.context().take_reports();
         counter!(RECORDS_APPENDED, "topic" => Topic::Deliveries.name()).increment(reports.num_written);
         self.written = reports.newest;
+    }
+
+    /// Leaves a producer that is stuck to its thread. The next one under its name has Kafka abort what it had begun.
+    fn leave(&mut self) -> Failure {
+        tracing::warn!(
+            "librdkafka is stuck adding positions to a transaction: the transactional producer is made anew"
+        );
+        self.not_before = Instant::now() + INIT_AGAIN_AFTER;
+        self.current = None;
+        Failure::NotWritten("the group's coordinator could not be reached for the positions".to_owned())
     }
 
     /// Ends a transaction whose commit was not sent: whether or not Kafka hears of the abort, it will not be committed.
@@ -214,37 +262,58 @@ fn left(deadline: Instant) -> Duration {
 
 /// Hands everything over, waits until it is written, and adds the positions.
 fn fill<'a>(
-    producer: &BaseProducer<StepContext>,
+    producer: &Arc<StepProducer>,
     topic: &str,
     outputs: impl Iterator<Item = &'a (PartitionId, NewRecord)>,
     positions: &TopicPartitionList,
-    metadata: &ConsumerGroupMetadata,
+    metadata: &Arc<ConsumerGroupMetadata>,
     deadline: Instant,
-) -> Result<(), KafkaError> {
+) -> Result<(), Unfilled> {
     for (partition, record) in outputs {
         send(producer, topic, *partition, record)?;
     }
     while producer.in_flight_count() > 0 {
         producer.poll(POLL);
         if let Some(code) = producer.context().failed() {
-            return Err(KafkaError::MessageProduction(code));
+            return Err(KafkaError::MessageProduction(code).into());
         }
         if Instant::now() > deadline {
-            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut));
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut).into());
         }
     }
     if let Some(code) = producer.context().failed() {
-        return Err(KafkaError::MessageProduction(code));
+        return Err(KafkaError::MessageProduction(code).into());
     }
-    producer.send_offsets_to_transaction(positions, metadata, left(deadline))
+    add_positions(producer, positions, metadata, deadline)
 }
 
-fn send(
-    producer: &BaseProducer<StepContext>,
-    topic: &str,
-    partition: PartitionId,
-    record: &NewRecord,
-) -> Result<(), KafkaError> {
+/// See the head of this file.
+fn add_positions(
+    producer: &Arc<StepProducer>,
+    positions: &TopicPartitionList,
+    metadata: &Arc<ConsumerGroupMetadata>,
+    deadline: Instant,
+) -> Result<(), Unfilled> {
+    let (answer, answered) = mpsc::channel();
+    let within = left(deadline);
+    let adding = std::thread::Builder::new().name("sluse-positions".into()).spawn({
+        let (producer, positions, metadata) = (Arc::clone(producer), positions.clone(), Arc::clone(metadata));
+        move || {
+            let added = producer.send_offsets_to_transaction(&positions, &metadata, within);
+            drop(producer);
+            let _ = answer.send(added);
+        }
+    });
+    if adding.is_err() {
+        return Err(KafkaError::MessageProduction(RDKafkaErrorCode::CriticalSystemResource).into());
+    }
+    match answered.recv_timeout(within + STUCK_AFTER) {
+        Ok(added) => Ok(added?),
+        Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Err(Unfilled::Stuck),
+    }
+}
+
+fn send(producer: &StepProducer, topic: &str, partition: PartitionId, record: &NewRecord) -> Result<(), KafkaError> {
     let (key, value) = (key_of(record), record.value.as_ref());
     let mut sent = BaseRecord::to(topic)
         .partition(partition.0 as i32)

@@ -25,7 +25,7 @@ use sluse_http::{HttpConfig, HttpServer, Ports};
 use sluse_schema::id::{DecoderId, DeviceId, DeviceKey};
 use sluse_schema::port::{
     Accepted, Arrival, CallersEpoch, DecodeError, DecodeJob, Decoded, Decoder, Intake, LiveTail, Mailer, NetworkServer,
-    Readiness, RefusedArrival, TailEvent, TailFilter,
+    Readiness, RefusedArrival, SharedLimits, TailEvent, TailFilter,
 };
 use sluse_schema::secret::Secret;
 
@@ -129,15 +129,47 @@ async fn connect(url: Secret) -> Arc<Store> {
     Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap()
 }
 
+/// What lies behind the API.
+#[derive(Clone)]
+pub struct Behind {
+    pub log_in: LogInProviders,
+    pub mailer: Arc<dyn Mailer>,
+    pub network: Option<Arc<dyn NetworkServer>>,
+    pub sigfox_url: String,
+    /// Limits over all nodes.
+    pub limits: Option<Arc<dyn SharedLimits>>,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self {
+            log_in: LogInProviders::default(),
+            mailer: Arc::new(NoMailer),
+            network: None,
+            // Nobody listens there.
+            sigfox_url: "http://127.0.0.1:9/v2".to_owned(),
+            limits: None,
+        }
+    }
+}
+
+impl Behind {
+    /// A ChirpStack.
+    pub async fn with_network(self) -> (Self, FakeChirpstack) {
+        let chirpstack = FakeChirpstack::start().await;
+        let key = Secret::new(network_server::KEY);
+        let config = ChirpstackApiConfig { url: chirpstack.url(), key, ca_file: None };
+        (Self { network: Some(Arc::new(ChirpstackApi::new(&config).unwrap())), ..self }, chirpstack)
+    }
+}
+
 /// A node: the API over a store, which hears of the changes that other nodes make.
 async fn serve(
     listen: SocketAddr,
     store: &Arc<Store>,
     intake: Arc<FakeIntake>,
     readiness: Arc<FakeReadiness>,
-    log_in: LogInProviders,
-    mailer: Arc<dyn Mailer>,
-    network: Option<Arc<dyn NetworkServer>>,
+    behind: Behind,
 ) -> HttpServer {
     let senders = Senders::new(EgressPolicy::public_only(), None, "sluse").unwrap();
     let callers = Arc::new(CallersEpoch::default());
@@ -149,14 +181,13 @@ async fn serve(
         decoder: Arc::new(PanickingDecoder),
         tail: Arc::new(SilentTail),
         readiness,
-        network,
-        limits: None,
-        log_in,
+        network: behind.network,
+        limits: behind.limits,
+        log_in: behind.log_in,
         identities: Arc::new(Identities::new(store)),
-        // Nobody listens there: what needs Sigfox is tested against the program itself.
-        sigfox: Arc::new(SigfoxClient::new("http://127.0.0.1:9/v2").unwrap()),
+        sigfox: Arc::new(SigfoxClient::new(&behind.sigfox_url).unwrap()),
         probe: Arc::new(Probes::new(store, &senders)),
-        mailer,
+        mailer: behind.mailer,
         callers,
         render_metrics: Arc::new(|| "# HELP x y\n".to_owned()),
     };
@@ -182,6 +213,7 @@ pub struct Api {
     /// Of its database.
     pub url: Secret,
     pub network: Option<Arc<dyn NetworkServer>>,
+    behind: Behind,
     _server: Arc<Server>,
 }
 
@@ -195,34 +227,30 @@ impl Api {
 
     /// With this instead of no mail server.
     pub async fn start_with_mail(mailer: Arc<dyn Mailer>) -> Self {
-        Self::build("127.0.0.1:0".parse().unwrap(), LogInProviders::default(), mailer, None).await
+        Self::start_with(Behind { mailer, ..Behind::default() }).await
     }
 
     /// With a ChirpStack behind it.
     pub async fn start_with_network() -> (Self, FakeChirpstack) {
-        let chirpstack = FakeChirpstack::start().await;
-        let key = Secret::new(network_server::KEY);
-        let config = ChirpstackApiConfig { url: chirpstack.url(), key, ca_file: None };
-        let network = Arc::new(ChirpstackApi::new(&config).unwrap());
-        let listen = "127.0.0.1:0".parse().unwrap();
-        (Self::build(listen, LogInProviders::default(), Arc::new(NoMailer), Some(network)).await, chirpstack)
+        let (behind, chirpstack) = Behind::default().with_network().await;
+        (Self::start_with(behind).await, chirpstack)
     }
 
     pub async fn start_on(listen: SocketAddr) -> Self {
-        Self::build(listen, LogInProviders::default(), Arc::new(NoMailer), None).await
+        Self::build(listen, Behind::default()).await
+    }
+
+    /// With all of this behind it.
+    pub async fn start_with(behind: Behind) -> Self {
+        Self::build("127.0.0.1:0".parse().unwrap(), behind).await
     }
 
     /// With somebody who vouches for people.
-    pub async fn start_with(log_in: LogInProviders) -> Self {
-        Self::build("127.0.0.1:0".parse().unwrap(), log_in, Arc::new(NoMailer), None).await
+    pub async fn start_with_log_in(log_in: LogInProviders) -> Self {
+        Self::start_with(Behind { log_in, ..Behind::default() }).await
     }
 
-    async fn build(
-        listen: SocketAddr,
-        log_in: LogInProviders,
-        mailer: Arc<dyn Mailer>,
-        network: Option<Arc<dyn NetworkServer>>,
-    ) -> Self {
+    async fn build(listen: SocketAddr, behind: Behind) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let _ = rustls::crypto::ring::default_provider().install_default();
         let server = server().await;
@@ -239,7 +267,7 @@ impl Api {
 
         let intake = Arc::new(FakeIntake::default());
         let readiness = Arc::new(FakeReadiness::default());
-        let http = serve(listen, &store, intake.clone(), readiness.clone(), log_in, mailer, network.clone()).await;
+        let http = serve(listen, &store, intake.clone(), readiness.clone(), behind.clone()).await;
         let addr = http.addrs[0];
         let client = reqwest::Client::new();
         let browser = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
@@ -254,7 +282,8 @@ impl Api {
             browser,
             admin: String::new(),
             url,
-            network,
+            network: behind.network.clone(),
+            behind,
             _server: server,
         };
         api.admin = api.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
@@ -265,9 +294,7 @@ impl Api {
     pub async fn another_node(&self) -> String {
         let store = connect(self.url.clone()).await;
         let listen = "127.0.0.1:0".parse().unwrap();
-        let http =
-            serve(listen, &store, Arc::default(), Arc::default(), LogInProviders::default(), Arc::new(NoMailer), None)
-                .await;
+        let http = serve(listen, &store, Arc::default(), Arc::default(), self.behind.clone()).await;
         format!("http://{}/api/v1", http.addrs[0])
     }
 

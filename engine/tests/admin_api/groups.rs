@@ -99,6 +99,24 @@ async fn a_group_of_global_administrators_cannot_be_made() {
     );
 }
 
+/// The web client knows global administrators by their group's name: of a member of a tenant's group called so it would send
+/// `globalAdmin: true` as soon as a global administrator edits him.
+#[tokio::test]
+async fn no_tenants_group_is_called_as_the_global_administrators_are() {
+    let api = Api::start().await;
+    let own = api.tenant("Aarhus", USER_ADMIN).await;
+    for name in ["GlobalAdmin", " globaladmin ", "Global-Admin", "GLOBAL ADMIN"] {
+        let mut body = group(&own.organization, "Read", json!([own.user]), json!([]));
+        body["name"] = json!(name);
+        let (status, answer) = as_(&api, &own, "POST", "/permission", Some(body.clone())).await;
+        assert_eq!((status, &answer["message"]), (400, &json!("MESSAGE.NAME-INVALID-OR-ALREADY-IN-USE")), "{name}");
+        assert_eq!(as_(&api, &own, "PUT", &format!("/permission/{}", own.group), Some(body)).await.0, 400, "{name}");
+    }
+    // The group itself keeps its name, whatever is sent.
+    let (status, kept) = api.put("/permission/1", json!({"name": "GlobalAdmin", "userIds": [1]})).await;
+    assert_eq!((status, &kept["name"]), (200, &json!("GlobalAdmin")));
+}
+
 #[tokio::test]
 async fn another_tenants_applications_and_users_are_not_pulled_into_a_group() {
     let api = Api::start().await;

@@ -1,11 +1,9 @@
 //! KOMBIT's log-in end to end: a browser, our API, and an identity provider with real signatures.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde_json::{Value, json};
 use sluse_engine::login::{Kombit, KombitSettings};
-use sluse_http::login::LogInProviders;
 use sluse_schema::secret::Secret;
 
 use crate::fixture::{Api, BACKEND, FRONTEND};
@@ -13,126 +11,7 @@ use crate::identity_provider::{
     ENTITY_ID, Method, NAME_ID, Pair, ROLE, Say, assertion, encrypted, posted, query, read_request, response, sign,
     unsigned,
 };
-
-/// The provider, us as it knows us, and the API.
-struct Rig {
-    api: Api,
-    provider: Pair,
-    service: Pair,
-}
-
-fn settings(provider: &Pair, service: &Pair) -> KombitSettings {
-    KombitSettings {
-        entry_point: "https://idp.example.org/sso?tenant=1".to_owned(),
-        certificate: provider.certificate_pem(),
-        private_key: Secret::new(service.key_pem()),
-        own_certificate: service.certificate_pem(),
-        role_name: ROLE.to_owned(),
-        issuer: ENTITY_ID.to_owned(),
-        backend_base_url: BACKEND.to_owned(),
-    }
-}
-
-/// What a browser got: status, where to, body, and the cookies it was given.
-#[derive(Debug)]
-struct Answer {
-    status: u16,
-    location: String,
-    cookies: Vec<String>,
-    body: Value,
-}
-
-async fn answer(response: reqwest::Response) -> Answer {
-    let header = |name: &str| response.headers().get(name).map(|v| v.to_str().unwrap().to_owned());
-    let cookies = response.headers().get_all("set-cookie").iter().map(|v| v.to_str().unwrap().to_owned()).collect();
-    let (status, location) = (response.status().as_u16(), header("location").unwrap_or_default());
-    let text = response.text().await.unwrap();
-    Answer { status, location, cookies, body: serde_json::from_str(&text).unwrap_or(Value::String(text)) }
-}
-
-/// `name=value` of the one cookie.
-fn cookie(answer: &Answer) -> String {
-    assert_eq!(answer.cookies.len(), 1, "{answer:?}");
-    answer.cookies[0].split(';').next().unwrap().to_owned()
-}
-
-/// A browser on its way: it left with this cookie and this request.
-struct Left {
-    cookie: String,
-    request: String,
-}
-
-impl Rig {
-    async fn start() -> Self {
-        let (provider, service) = (Pair::new("idp"), Pair::new("sluse"));
-        let kombit = Kombit::new(&settings(&provider, &service)).unwrap();
-        let api = Api::start_with(LogInProviders { kombit: Some(Arc::new(kombit)), oidc: None }).await;
-        Self { api, provider, service }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        answer(self.api.browser.get(format!("{}{path}", self.api.base)).send().await.unwrap()).await
-    }
-
-    /// A browser leaves for the provider.
-    async fn leave(&self, redirect: Option<&str>) -> Left {
-        let path = match redirect {
-            Some(to) => format!("/auth/kombit/login?{}", serde_urlencoded(&[("redirect", to)])),
-            None => "/auth/kombit/login".to_owned(),
-        };
-        let left = self.get(&path).await;
-        assert_eq!(left.status, 302, "{left:?}");
-        let request = read_request(&left.location, &self.service.certificate);
-        assert_eq!(request.base, "https://idp.example.org/sso");
-        Left { cookie: cookie(&left), request: request.id }
-    }
-
-    /// A browser comes back with a response.
-    async fn come_back(&self, left: &Left, xml: &str) -> Answer {
-        self.post(Some(&left.cookie), &[("SAMLResponse", &posted(xml))]).await
-    }
-
-    async fn post(&self, cookie: Option<&str>, form: &[(&str, &str)]) -> Answer {
-        let url = format!("{}/auth/kombit/login/callback", self.api.base);
-        let mut request = self
-            .api
-            .browser
-            .post(url)
-            .header("content-type", "application/x-www-form-urlencoded")
-            .body(serde_urlencoded(form));
-        if let Some(cookie) = cookie {
-            request = request.header("cookie", cookie);
-        }
-        answer(request.send().await.unwrap()).await
-    }
-
-    fn say(&self, left: &Left) -> Say {
-        Say::good(&left.request, BACKEND)
-    }
-
-    fn signed(&self, say: &Say) -> String {
-        sign(&assertion(say, "_assertion"), &self.provider.key)
-    }
-
-    /// A good response to what the browser left with, changed by `change` before anything is signed.
-    fn good(&self, left: &Left, change: impl FnOnce(&mut Say)) -> String {
-        let mut say = self.say(left);
-        change(&mut say);
-        response(&say, &self.signed(&say), None)
-    }
-
-    /// Logs in with `redirect` and returns the token.
-    async fn log_in(&self) -> String {
-        let left = self.leave(Some(&format!("{FRONTEND}/applications"))).await;
-        let back = self.come_back(&left, &self.good(&left, |_| ())).await;
-        assert_eq!(back.status, 302, "{back:?}");
-        query(&back.location)["jwt"].clone()
-    }
-}
-
-fn serde_urlencoded(pairs: &[(&str, &str)]) -> String {
-    url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
-}
+use crate::kombit_rig::{Answer, Rig, serde_urlencoded, settings};
 
 /// The code that a browser was sent on with.
 fn code(answer: &Answer) -> String {

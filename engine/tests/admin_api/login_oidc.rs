@@ -38,7 +38,7 @@ impl Rig {
     async fn start() -> Self {
         let provider = Provider::start();
         let oidc = Oidc::new(settings(&provider.issuer), &Authorities::load(None).unwrap()).unwrap();
-        let api = Api::start_with(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
+        let api = Api::start_with_log_in(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
         Self { api, provider }
     }
 
@@ -53,8 +53,12 @@ impl Rig {
 
     /// Status, and where to.
     async fn come_back(&self, cookie: Option<&str>, pairs: &[(&str, &str)]) -> (u16, String) {
+        self.come_back_at(&self.api.base, cookie, pairs).await
+    }
+
+    async fn come_back_at(&self, base: &str, cookie: Option<&str>, pairs: &[(&str, &str)]) -> (u16, String) {
         let asked = url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
-        let mut request = self.api.browser.get(format!("{}/auth/oidc/callback?{asked}", self.api.base));
+        let mut request = self.api.browser.get(format!("{base}/auth/oidc/callback?{asked}"));
         if let Some(cookie) = cookie {
             request = request.header("cookie", cookie);
         }
@@ -159,6 +163,17 @@ async fn state_and_code_are_good_once_and_for_the_browser_that_began() {
 }
 
 #[tokio::test]
+async fn what_one_node_began_another_finishes_once() {
+    let rig = Rig::start().await;
+    let other = rig.api.another_node().await;
+    let left = rig.leave().await;
+    let (code, state) = rig.provider.log_in(&left.location, |_| ());
+    let pairs = [("code", code.as_str()), ("state", state.as_str())];
+    assert!(!token(&rig.come_back_at(&other, Some(&left.cookie), &pairs).await).is_empty());
+    assert!(failed(&rig.come_back(Some(&left.cookie), &pairs).await), "a second time");
+}
+
+#[tokio::test]
 async fn a_provider_may_change_its_key() {
     let rig = Rig::start().await;
     token(&rig.with_claims(|_| ()).await);
@@ -196,7 +211,7 @@ async fn logging_out_leads_to_the_providers_end_of_session() {
 async fn a_provider_that_is_away_is_later_and_not_a_fault() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let oidc = Oidc::new(settings(&format!("http://{nobody}/realm")), &Authorities::load(None).unwrap()).unwrap();
-    let api = Api::start_with(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
+    let api = Api::start_with_log_in(LogInProviders { kombit: None, oidc: Some(Arc::new(oidc)) }).await;
     let response = api.browser.get(format!("{}/auth/oidc/login", api.base)).send().await.unwrap();
     assert_eq!(response.status().as_u16(), 503);
     assert!(response.headers().contains_key("retry-after"));

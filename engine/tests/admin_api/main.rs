@@ -4,6 +4,7 @@
 mod access;
 mod api_keys;
 mod audit;
+mod audit_walk;
 mod fixture;
 mod fuzz;
 mod golden;
@@ -12,19 +13,31 @@ mod identity_provider;
 mod ingest;
 mod inspection;
 mod isolation;
+mod kombit_rig;
 mod login_kombit;
 mod login_oidc;
 mod lorawan;
 mod lorawan_consistency;
 mod lorawan_jobs;
 mod network_server;
+mod nodes;
 mod openid_provider;
 mod program;
+#[allow(dead_code, reason = "the tests of Redis use more of it")]
+#[path = "../redis/fixture.rs"]
+mod redis_server;
 mod registry;
 mod roles;
+#[allow(dead_code, reason = "the other tests of content use more of it")]
+#[path = "../content/server.rs"]
+mod server;
+#[allow(dead_code, reason = "the other tests of content use more of it")]
+#[path = "../content/sigfox_server.rs"]
+mod sigfox_server;
 mod silence;
 mod smtp;
 mod tenants;
+mod told;
 mod users;
 mod walk;
 

@@ -69,6 +69,8 @@ async fn start() -> Engine {
         .arg("serve")
         .env("SLUSE_DATA_DIR", dir.path().join("data"))
         .env("SLUSE_HTTP_LISTEN", format!("127.0.0.1:{port}"))
+        // So that a test can tell that no secret is in it.
+        .env("SLUSE_LOG", "trace")
         .env("SLUSE_ADMIN_EMAIL", ADMIN_EMAIL)
         .env("SLUSE_ADMIN_PASSWORD", ADMIN_PASSWORD)
         .env("SLUSE_ALLOW_PRIVATE_TARGETS", "127.0.0.0/8")
@@ -114,7 +116,8 @@ pub struct Tenant {
 }
 
 impl Engine {
-    fn log(&self) -> String {
+    /// Everything that it has said.
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self._dir.path().join("log")).unwrap_or_default()
     }
 

@@ -100,3 +100,48 @@ async fn a_refused_body_never_comes_back_with_its_secrets() {
         assert!(!answer.to_string().contains("hidden-1"), "{path}: {answer}");
     }
 }
+
+/// 29: failed bodies and device keys were in the log. The engine of these tests logs everything that it can.
+#[tokio::test]
+async fn not_even_a_trace_tells_a_secret() {
+    let engine = engine().await;
+    let tenant = engine.tenant("Secrets C", &["OrganizationApplicationAdmin"]).await;
+    let (token, application) = (tenant.token.as_str(), tenant.application);
+    let device = engine.made(token, "/iot-device", http_device("Room", application)).await;
+    let device_key = device["apiKey"].as_str().unwrap().to_owned();
+    let mut target = http_target("Hub", application, "http://127.0.0.1:9");
+    target["authorizationHeader"] = json!("Bearer trace-1");
+    engine.made(token, "/data-target", target).await;
+    let broker = json!({"name": "Broker", "type": "MQTT_EXTERNAL_BROKER", "applicationId": application, "mqttExternalBrokerSettings": {
+        "mqttURL": "mqtt://127.0.0.1", "mqttPort": 9, "mqtttopicname": "a", "authenticationType": "PASSWORD", "mqttusername": "u",
+        "mqttpassword": "trace-2"}});
+    engine.made(token, "/iot-device", broker).await;
+    let user = json!({"name": "Trace", "email": "trace@example.org", "password": "trace-3", "active": true});
+    engine.made(&engine.admin, "/user", user).await;
+    let his = engine.log_in("trace@example.org", "trace-3").await;
+    let group =
+        json!({"levels": [{"type": "Read"}], "name": "g", "organizationId": tenant.organization, "userIds": []});
+    let group = id(&engine.made(&engine.admin, "/permission", group).await);
+    let made = engine.made(&engine.admin, "/api-key", json!({"name": "script", "permissionIds": [group]})).await;
+    let key = made["key"].as_str().unwrap().to_owned();
+    for (path, body) in [
+        ("/user".to_owned(), json!({"name": "", "email": "trace", "password": "trace-4"})),
+        ("/auth/login".to_owned(), json!({"username": "trace@example.org", "password": "trace-5"})),
+        (
+            "/sigfox-group".to_owned(),
+            json!({"organizationId": tenant.organization, "username": "x", "password": "trace-6"}),
+        ),
+        (format!("/receive-data?apiKey={device_key}"), json!({"raw": 1})),
+    ] {
+        engine.post(&engine.admin, &path, body).await;
+    }
+    engine.get(token, &format!("/search?q={device_key}&limit=1&offset=0")).await;
+    engine.get(token, &format!("/auth/kombit/logout?secret_token={his}")).await;
+    let log = engine.log();
+    let secrets =
+        ["trace-1", "trace-2", "trace-3", "trace-4", "trace-5", "trace-6", "$argon2", &device_key, &key, &his];
+    for secret in secrets.into_iter().chain([token, engine.admin.as_str(), crate::engine::ADMIN_PASSWORD]) {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} is in the log: {line:?}");
+    }
+}

@@ -45,6 +45,8 @@ async fn a_package_is_decoded_sent_with_the_stored_credentials_and_noted_in_the_
     let shown = engine.got(&token, &path).await;
     assert_eq!((&shown["hasRecentErrors"], shown["lastMessageDate"].is_string()), (&json!(true), true));
 
+    let noted = format!("/change-log?entity=target&entityId={target}&action=ACCESS");
+    assert_eq!(engine.got(&engine.admin, &noted).await["count"], 3, "who tried it, and when");
     for body in [
         json!({"dataTargetId": target}),
         json!({"dataTargetId": target, "payloadDecoderId": decoder, "dataPackage": "{}"}),

@@ -11,7 +11,8 @@ use sluse_schema::record::{NewRecord, Offset, Record, Step, Topic};
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-use crate::kafka_process::Kafka;
+use crate::certificates::Certificates;
+use crate::kafka_process::{Extras, Kafka};
 
 pub use sluse_schema::testing::log_conformance::{read_all, record};
 
@@ -29,6 +30,17 @@ pub async fn start(num_brokers: usize) -> Cluster {
         let mut dir = tempfile::tempdir().unwrap();
         dir.disable_cleanup(std::env::var_os("KEEP").is_some());
         Cluster { kafka: Kafka::start(dir.path(), num_brokers).unwrap(), _dir: dir }
+    };
+    tokio::task::spawn_blocking(start).await.unwrap()
+}
+
+/// A broker of a test's own whose SASL listener speaks TLS.
+pub async fn start_with_tls(certificates: &Certificates) -> Cluster {
+    let tls_pem = Some(format!("{}{}", certificates.key, certificates.certificate));
+    let extras = Extras { tls_pem, ..Extras::default() };
+    let start = move || {
+        let dir = tempfile::tempdir().unwrap();
+        Cluster { kafka: Kafka::start_with(dir.path(), 1, extras).unwrap(), _dir: dir }
     };
     tokio::task::spawn_blocking(start).await.unwrap()
 }
@@ -112,9 +124,9 @@ pub async fn commit(log: &dyn Log, step: Step) -> bool {
                     eprintln!("{} [{}, {}): {other:?}", step.partition, step.from, step.next);
                     return false;
                 }
-                Err(_) => {}
+                Err(error) => eprintln!("{} [{}, {}): {error}", step.partition, step.from, step.next),
             },
-            Err(_) => {}
+            Err(error) => eprintln!("{} [{}, {}): {error}", step.partition, step.from, step.next),
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

@@ -8,7 +8,10 @@ use sluse_schema::port::log::Log as _;
 use sluse_schema::record::Topic;
 use sluse_schema::secret::Secret;
 
-use crate::fixture::{P0, append, config, fresh_prefix, open, shared, uplinks};
+use crate::certificates::certificates;
+use crate::fixture::{
+    P0, append, commit, config, deliveries, fresh_prefix, open, shared, start_with_tls, step, uplinks,
+};
 use crate::kafka_process::{SASL_PASSWORD, SASL_USER};
 
 async fn make_topic(brokers: &str, name: &str, num_partitions: i32, settings: &[(&str, &str)]) {
@@ -74,4 +77,37 @@ async fn properties_reach_the_broker_and_a_wrong_password_is_said_without_being_
     config.properties.insert("acks".to_owned(), Secret::new("0"));
     let error = KafkaLog::open(config).await.unwrap_err();
     assert!(matches!(&error, OpenKafkaError::Property(name) if name == "acks"), "{error}");
+}
+
+#[tokio::test]
+async fn tls_and_sasl_together_reach_every_client_and_another_authority_is_refused() {
+    let (ours, another) = (certificates(), certificates());
+    let cluster = start_with_tls(&ours).await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut config = config(&cluster.kafka.sasl_bootstrap(), "", "node-1");
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        Secret::new(path.to_str().unwrap())
+    };
+    for (name, value) in [
+        ("security.protocol", Secret::new("SASL_SSL")),
+        ("ssl.ca.location", file("ca.pem", &ours.authority)),
+        ("sasl.mechanism", Secret::new("PLAIN")),
+        ("sasl.username", Secret::new(SASL_USER)),
+        ("sasl.password", Secret::new(SASL_PASSWORD)),
+    ] {
+        config.properties.insert(name.to_owned(), value);
+    }
+    // Appends, the group, steps and reading are clients of their own.
+    let log = open(config.clone()).await;
+    let first = log.append(P0, append("over TLS")).await.unwrap();
+    assert!(commit(&*log, step(first, first.next(), "and on")).await);
+    assert_eq!(uplinks(&*log, P0).await, ["over TLS"]);
+    assert_eq!(deliveries(&*log, P0).await, ["and on"]);
+    log.close().await.unwrap();
+
+    config.properties.insert("ssl.ca.location".to_owned(), file("another.pem", &another.authority));
+    let error = KafkaLog::open(config).await.unwrap_err();
+    assert!(matches!(error, OpenKafkaError::Unreachable { .. }), "{error}");
 }

@@ -6,6 +6,7 @@ mod devices;
 mod fixture;
 mod gateways;
 mod leader;
+mod log_switch;
 mod outage;
 mod program;
 mod rotation;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sluse_schema::id::{ApplicationId, OrganizationId};
 use sluse_schema::permission::Principal;
-use sluse_schema::policy::{Action, Resource, decide};
+use sluse_schema::policy::{Action, Permit, Resource, decide};
 use sluse_schema::port::admin::connection::ConnectionRow;
 use sluse_schema::port::admin::device::DeviceRow;
 use sluse_schema::port::admin::target::TargetRow;
@@ -62,6 +62,21 @@ pub async fn application_for<R: Rule>(
     match application(admin, id).await? {
         Some(resource) => Ok(resource),
         None if caller.principal.is_global_admin() => Err(ApiError::unknown_id()),
+        None => Err(ApiError::forbidden()),
+    }
+}
+
+/// The application that a request would write into, which must be allowed: whoever may not see everything is told the same of one that
+/// is not there as of another tenant's. `missing` is what a global administrator is told.
+pub async fn application_to_write<R: Rule>(
+    caller: &Caller<R>,
+    admin: &dyn AdminStore,
+    id: ApplicationId,
+    missing: impl FnOnce() -> ApiError,
+) -> ApiResult<(OrganizationId, Permit)> {
+    match application(admin, id).await? {
+        Some(resource) => Ok((organization_of(&resource), caller.write(resource)?)),
+        None if caller.principal.is_global_admin() => Err(missing()),
         None => Err(ApiError::forbidden()),
     }
 }

@@ -5,13 +5,12 @@ use actix_web::web;
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId};
+use sluse_schema::permission::Role;
 use sluse_schema::policy::{Permit, Resource};
-use sluse_schema::port::admin::{
-    AdminError, ApplicationDetail, ApplicationDraft, ApplicationListing, ApplicationQuery, DeviceListing,
-    DeviceSummary, MapDevice, StatusCheck, TargetSummary,
-};
+use sluse_schema::port::admin::{AdminError, ApplicationDraft, ApplicationListing, ApplicationQuery, StatusCheck};
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use super::application_shape::{self, device_listing, full, map_device};
 use super::{access, view};
 use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
 use crate::context::AppState;
@@ -24,7 +23,7 @@ use crate::openapi::{
     devices::Device,
 };
 use crate::page::{PageQuery, Query};
-use crate::validate::{Form, MASK, Rule};
+use crate::validate::{Form, Rule};
 
 /// Devices that an organisation's map shows.
 const NUM_MAP_DEVICES_MAX: i64 = 50_000;
@@ -312,13 +311,18 @@ fn filter<R: CallerRule>(
 #[get("/application")]
 async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let page = query.page_or_all()?;
-    let filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
+    let mut filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
+    let administered = caller.principal.organizations_with(&[Role::OrganizationApplicationAdmin]);
+    if filter.organization.is_none() && !administered.is_empty() {
+        // Who administers applications asks without an organisation where he may put something: only there, as in the reference.
+        filter.visible = caller.principal.visible_applications_in(&administered);
+    }
     let found = state.admin().applications(&filter, &page).await?;
     let rows = found
         .rows
         .iter()
         .map(|ApplicationListing { detail, status_check }| {
-            let mut row = listing(detail);
+            let mut row = application_shape::listing(detail);
             row["belongsTo"] = view::organization(&detail.organization);
             row["statusCheck"] = json!(match status_check {
                 StatusCheck::Stable => "stable",
@@ -340,7 +344,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) 
 #[get("/application/{id}/filter-information")]
 async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let organization = OrganizationId(id.0);
-    caller.read(Resource::Organization(organization))?;
+    caller.read(Resource::Organization(organization)).map_err(|_| ApiError::unknown_id())?;
     let owners = state.admin().application_owners(&caller.principal.visible_applications(), organization).await?;
     Ok(ok(json!(owners)))
 }
@@ -355,7 +359,8 @@ async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) 
 #[get("/application/{id}/application-dashboard-data")]
 async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
     let organization = OrganizationId(id.0);
-    caller.read(Resource::Organization(organization))?;
+    // Another tenant's organisation is as good as none, as in the reference.
+    caller.read(Resource::Organization(organization)).map_err(|_| ApiError::unknown_id())?;
     let counts = state.admin().dashboard_counts(&caller.principal.visible_applications(), organization).await?;
     Ok(ok(json!({
         "total": counts.num_applications,
@@ -395,7 +400,7 @@ async fn devices_of_organization(
 ) -> ApiResult {
     let filter = filter(&caller, &query, Some(OrganizationId(id.0)))?;
     let found = state.admin().organization_devices(&filter, NUM_MAP_DEVICES_MAX).await?;
-    Ok(ok(found.iter().map(device).collect()))
+    Ok(ok(found.iter().map(application_shape::device).collect()))
 }
 
 /// Devices of an application, for the map.
@@ -410,124 +415,6 @@ async fn map(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> 
     let id = ApplicationId(id.0);
     may_list(&caller, &state, id).await?;
     Ok(ok(state.admin().application_map(id).await?.iter().map(map_device).collect()))
-}
-
-/// An application with everything that its page shows.
-fn full(detail: &ApplicationDetail) -> Value {
-    let mut row = view::with_authors(listing(detail), &detail.application.stamps);
-    row["belongsTo"] = view::organization(&detail.organization);
-    row["permissions"] = detail.permissions.iter().map(view::permission).collect();
-    row
-}
-
-/// An application as lists show it.
-pub fn listing(detail: &ApplicationDetail) -> Value {
-    let application = &detail.application;
-    let types = |types: &[String]| -> Value {
-        types
-            .iter()
-            .enumerate()
-            .map(|(index, name)| view::base(index as i64 + 1, &application.stamps, json!({"type": name})))
-            .collect()
-    };
-    let mut row = view::application(application);
-    row["iotDevices"] = detail.devices.iter().map(device).collect();
-    row["dataTargets"] = detail.targets.iter().map(target).collect();
-    row["controlledProperties"] = types(&application.controlled_properties);
-    row["deviceTypes"] = types(&application.device_types);
-    row
-}
-
-fn target(target: &TargetSummary) -> Value {
-    let fields = json!({
-        "type": target.r#type,
-        "name": target.name,
-        "lastMessageDate": view::instant_opt(target.last_message_at),
-    });
-    view::base(target.id, &target.stamps, fields)
-}
-
-/// A device as lists show it. Its key is not for everybody who may see it.
-fn device(device: &DeviceSummary) -> Value {
-    let fields = json!({
-        "name": device.name,
-        "type": device.r#type,
-        "location": view::location(device.longitude, device.latitude),
-        "commentOnLocation": device.comment_on_location,
-        "comment": device.comment,
-        "metadata": device.metadata,
-    });
-    let mut row = view::base(device.id, &device.stamps, fields);
-    view::extend(&mut row, device.settings.clone());
-    match device.r#type.as_str() {
-        "GENERIC_HTTP" => row["apiKey"] = json!(MASK),
-        "LORAWAN" => {
-            // As it was typed, when the settings have it.
-            if row.get("deviceEUI").is_none() {
-                row["deviceEUI"] = json!(device.device_eui);
-            }
-            row["OTAAapplicationKey"] = if activation(device) == "OTAA" { json!(MASK) } else { Value::Null };
-            for absent in ["deviceProfileName", "chirpstackApplicationId"] {
-                if row.get(absent).is_none() {
-                    row[absent] = Value::Null;
-                }
-            }
-        }
-        _ => {}
-    }
-    row["latestReceivedMessage"] = device.latest.map_or(Value::Null, |latest| {
-        json!({
-            "id": device.id,
-            "createdAt": view::instant(latest.received_at),
-            "updatedAt": view::instant(latest.received_at),
-            "sentTime": view::instant(latest.sent_at),
-            "rssi": latest.rssi_dbm,
-            "snr": latest.snr_db,
-        })
-    });
-    row
-}
-
-/// How a LoRaWAN device gets its session: `OTAA`, `ABP` or `NONE`.
-fn activation(device: &DeviceSummary) -> &str {
-    device.settings.pointer("/lorawanSettings/activationType").and_then(Value::as_str).unwrap_or("NONE")
-}
-
-fn device_listing(listing: &DeviceListing) -> Value {
-    let mut row = device(&listing.device);
-    row["deviceModel"] = listing
-        .device_model
-        .as_ref()
-        .map_or(Value::Null, |(id, body, stamps)| view::base(*id, stamps, json!({"body": body})));
-    row["connections"] = listing.connections.iter().map(|(id, stamps)| view::base(*id, stamps, json!({}))).collect();
-    if listing.device.r#type == "LORAWAN" {
-        if !row["lorawanSettings"].is_object() {
-            row["lorawanSettings"] = json!({"devEUI": listing.device.device_eui});
-        }
-        let secrets: &[&str] = match activation(&listing.device) {
-            "OTAA" => &["OTAAapplicationKey"],
-            "ABP" => &["networkSessionKey", "applicationSessionKey"],
-            _ => &[],
-        };
-        for name in secrets {
-            row["lorawanSettings"][name] = json!(MASK);
-        }
-        row["lorawanSettings"]["deviceStatusBattery"] = json!(listing.battery_level_percent);
-    }
-    row
-}
-
-fn map_device(device: &MapDevice) -> Value {
-    let mut row = json!({
-        "id": device.id,
-        "name": device.name,
-        "type": device.r#type,
-        "location": view::location(device.longitude, device.latitude),
-    });
-    if let Some(at) = device.latest_sent_at {
-        row["latestSentMessage"] = json!(view::instant(at));
-    }
-    row
 }
 
 #[cfg(test)]

@@ -97,6 +97,7 @@ async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body)
     };
     state.admin().record_log_in(&permit, &by, account.user, rehash.as_ref()).await?;
     metrics::log_in("accepted");
+    state.throttle.succeeded(address, &principal.name);
     Ok(created(json!({"accessToken": state.authenticator.issue(&account, Utc::now())?})))
 }
 

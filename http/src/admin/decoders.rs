@@ -211,8 +211,9 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
         Err(AdminError::NotFound) => return Err(gone()),
         other => other?,
     };
-    // A decoder of others is not there, as in the reference.
-    let permit = caller.write(Resource::Organization(stored.fields.organization)).map_err(|_| gone())?;
+    // The reference answers with its refusal inside of "not found".
+    let permit =
+        caller.write(Resource::Organization(stored.fields.organization)).map_err(|_| ApiError::forbidden_inside())?;
     let done = admin.delete_decoder(&permit, &caller.changed_by, stored.id).await?;
     state.ports.decoder.forget(stored.id);
     Ok(deleted(done))

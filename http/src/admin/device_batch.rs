@@ -1,15 +1,19 @@
 //! Many devices at once: `createMany` and `updateMany`. Each device stands for itself: what is wrong with one is said beside it.
 //! Limits: 50 devices per call.
 
+use std::collections::BTreeSet;
+
+use actix_web::http::StatusCode;
 use actix_web::post;
 use actix_web::web;
 use serde_json::{Value, json};
 use sluse_schema::id::DeviceId;
+use sluse_schema::port::admin::AdminStore;
 use sluse_schema::port::admin::device::DeviceRow;
 
 use super::access::{InApplication, may_write};
 use super::device_input::{self, DeviceInput};
-use super::devices::{create_one, shown, update_one};
+use super::devices::{create_one, place, shown, update_one};
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -69,6 +73,23 @@ fn result(item: &Value, outcome: ApiResult<Value>) -> ApiResult<Value> {
     }
 }
 
+/// Refuses the whole batch, before anything of it is done, when one device would be where the caller may not write.
+async fn check_places(
+    caller: &Caller<Reader>,
+    admin: &dyn AdminStore,
+    inputs: impl Iterator<Item = &DeviceInput>,
+) -> ApiResult<()> {
+    let applications: BTreeSet<_> = inputs.map(|input| input.application).collect();
+    for application in applications {
+        match place(caller, admin, application).await {
+            // Only a global administrator is told so, beside the device that names it.
+            Err(error) if error.status() == StatusCode::BAD_REQUEST => {}
+            other => drop(other?),
+        }
+    }
+    Ok(())
+}
+
 /// Creates up to 50 devices; each succeeds or fails by itself.
 #[utoipa::path(
     tag = "iot-device",
@@ -82,6 +103,7 @@ pub(super) async fn create_many(caller: Caller<Reader>, state: web::Data<AppStat
     let mut form = Form::of(&body.0);
     let read = read_all(&mut form, false, |_| None);
     form.finish()?;
+    check_places(&caller, admin, read.iter().filter_map(|(_, input)| input.as_ref())).await?;
     let mut results = Vec::with_capacity(read.len());
     for (item, input) in read {
         let input = input.ok_or_else(|| ApiError::bad_request(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
@@ -113,6 +135,14 @@ pub(super) async fn update_many(caller: Caller<Reader>, state: web::Data<AppStat
     let known = |item: &Value| find(item).filter(|row| may_write(&caller.principal, row.resource()));
     let read = read_all(&mut form, true, known);
     form.finish()?;
+    for (item, _) in &read {
+        if let Some(row) = find(item) {
+            caller.write(row.resource())?;
+        }
+    }
+    // What becomes of a device that is not there is nobody's business but its own line's.
+    check_places(&caller, admin, read.iter().filter(|(item, _)| find(item).is_some()).filter_map(|(_, i)| i.as_ref()))
+        .await?;
     let (mut results, mut unknown) = (Vec::with_capacity(read.len()), Vec::new());
     for (item, input) in read {
         let Some(row) = find(item) else {

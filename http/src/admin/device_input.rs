@@ -217,25 +217,43 @@ impl Settings<'_> {
     }
 
     fn external_broker(&mut self, form: &mut Form<'_>) {
-        let is_broker = |text: &str| text.starts_with("mqtt://") || text.starts_with("mqtts://");
-        let url = form.text(
-            "mqttURL",
-            &[Rule::Max(1024), Rule::Custom("matches", "mqttURL must match ^mqtts?:// regular expression", is_broker)],
-        );
-        let port = form.int("mqttPort", Some(0), Some(65_535));
+        let is_broker =
+            |text: &str| text.len() <= 1024 && (text.starts_with("mqtt://") || text.starts_with("mqtts://"));
+        let url = form
+            .text("mqttURL", &[Rule::Custom("matches", "Der skal tilføjes protokol (mqtt/mqtts) på url", is_broker)]);
+        // In the reference's Danish words, which the web client shows as they come.
+        let number = form.get("mqttPort").and_then(Value::as_f64);
+        if number.is_none() {
+            form.fail("mqttPort", "isNumber", "Port skal udfyldes");
+        }
+        if number.is_none_or(|port| port > 65_535.0) {
+            form.fail("mqttPort", "max", "Port skal være under 65535");
+        }
+        if number.is_none_or(|port| port < 0.0) {
+            form.fail("mqttPort", "min", "Port skal være over 0");
+        }
+        let port = number.filter(|port| port.fract() == 0.0).map(|port| port as i64);
+        if number.is_some() && port.is_none() {
+            form.fail("mqttPort", "isInt", "mqttPort must be an integer number");
+        }
+        let port = port.unwrap_or_default();
         let topic = form.text("mqtttopicname", &[Rule::Min(1), Rule::Max(1024)]);
         self.keep("mqttURL", url);
         self.keep("mqttPort", port);
         self.keep("mqtttopicname", topic);
         if !self.authentication(form) {
-            for name in ["caCertificate", "deviceCertificate"] {
-                let text = "must be a PEM certificate";
+            for (name, text) in [
+                ("caCertificate", "CA certifikatet mangler eller er forkert format"),
+                ("deviceCertificate", "Enheds certifikat mangler eller er forkert format"),
+            ] {
                 let certificate =
                     form.text(name, &[Rule::Custom("matches", text, |t| t.contains("-----BEGIN CERTIFICATE-----"))]);
                 self.keep(name, certificate);
             }
             self.secret(form, MQTT_KEY, |form| {
-                let rule = Rule::Custom("matches", "must be a PEM private key", |t| t.contains("PRIVATE KEY-----"));
+                let rule = Rule::Custom("matches", "Enheds certifikatnøgle mangler eller er forkert format", |t| {
+                    t.contains("PRIVATE KEY-----")
+                });
                 drop(form.text(MQTT_KEY, &[rule]));
             });
         }

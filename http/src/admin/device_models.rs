@@ -4,6 +4,7 @@ use actix_web::web;
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::id::OrganizationId;
+use sluse_schema::permission::Role;
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::DeviceModelRow;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -166,7 +167,12 @@ async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) 
             Some(vec![organization])
         }
         None if caller.principal.is_global_admin() => None,
-        None => Some(caller.principal.organizations()),
+        // Who only administers gateways sees no content.
+        None => Some(caller.principal.organizations_with(&[
+            Role::OrganizationUserAdmin,
+            Role::OrganizationApplicationAdmin,
+            Role::Read,
+        ])),
     };
     let found = state.admin().device_models(among.as_deref(), &page).await?;
     let rows = found

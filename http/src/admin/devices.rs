@@ -8,8 +8,8 @@ use actix_web::{HttpResponse, web};
 use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::change::ChangedEntity;
-use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, TargetId};
-use sluse_schema::policy::Resource;
+use sluse_schema::id::{ApplicationId, DecoderId, DeviceId, OrganizationId, TargetId};
+use sluse_schema::policy::Permit;
 use sluse_schema::port::admin::device::{DeviceFields, DeviceRow, DeviceType, NewRoute};
 use sluse_schema::port::admin::{AdminError, AdminStore, ChangedBy};
 use sluse_schema::secret::Secret;
@@ -74,23 +74,25 @@ pub fn new_api_key() -> Secret {
     Secret::new(uuid::Uuid::new_v4().to_string())
 }
 
-/// Where a device is to be: its application has to exist, and its model to belong to the same organisation.
-pub async fn check_references(
+/// Where a device is to be, for who may write there. Asked before anything else: who may not learns nothing of what is there.
+pub async fn place(
+    caller: &Caller<Reader>,
     admin: &dyn AdminStore,
     application: ApplicationId,
-    device_model: Option<i64>,
-) -> ApiResult<Resource> {
-    let resource =
-        access::application(admin, application).await?.ok_or_else(|| device_error(code::APPLICATION_DOES_NOT_EXIST))?;
-    if let (Some(model), Resource::Application { organization, .. }) = (device_model, &resource) {
-        match admin.device_model(model).await {
-            Ok(model) if model.organization.id == *organization => {}
-            Ok(_) => return Err(device_error(code::DEVICE_MODEL_ORGANIZATION_DOES_NOT_MATCH)),
-            Err(AdminError::NotFound) => return Err(device_error(code::DEVICE_MODEL_DOES_NOT_EXIST)),
-            Err(error) => return Err(error.into()),
-        }
+) -> ApiResult<(OrganizationId, Permit)> {
+    let missing = || device_error(code::APPLICATION_DOES_NOT_EXIST);
+    access::application_to_write(caller, admin, application, missing).await
+}
+
+/// A device's model has to belong to the organisation that the device is in.
+async fn check_model(admin: &dyn AdminStore, organization: OrganizationId, model: Option<i64>) -> ApiResult<()> {
+    let Some(model) = model else { return Ok(()) };
+    match admin.device_model(model).await {
+        Ok(model) if model.organization.id == organization => Ok(()),
+        Ok(_) => Err(device_error(code::DEVICE_MODEL_ORGANIZATION_DOES_NOT_MATCH)),
+        Err(AdminError::NotFound) => Err(device_error(code::DEVICE_MODEL_DOES_NOT_EXIST)),
+        Err(error) => Err(error.into()),
     }
-    Ok(resource)
 }
 
 /// A device as the answers to its creation and change show it.
@@ -147,9 +149,8 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
 /// Creates one device that was read without errors.
 pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: DeviceInput) -> ApiResult<DeviceRow> {
     let admin = state.admin();
-    let resource = check_references(admin, input.application, input.device_model(None)).await?;
-    let organization = access::organization_of(&resource);
-    let permit = caller.write(resource)?;
+    let (organization, permit) = place(caller, admin, input.application).await?;
+    check_model(admin, organization, input.device_model(None)).await?;
     let fields = device_remote::prepare(state, organization, None, input.into_new(new_api_key)).await?;
     match writing(state, &caller.changed_by, fields.kind) {
         Some(writing) => writing.create(&permit, fields).await,
@@ -197,12 +198,11 @@ pub async fn update_one(
 ) -> ApiResult<DeviceRow> {
     let admin = state.admin();
     let permit = caller.write(stored.resource())?;
+    let (organization, target_permit) = place(caller, admin, input.application).await?;
     if input.kind != stored.fields.kind {
         return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
     }
-    let resource = check_references(admin, input.application, input.device_model(Some(&stored.fields))).await?;
-    let organization = access::organization_of(&resource);
-    let target_permit = caller.write(resource)?;
+    check_model(admin, organization, input.device_model(Some(&stored.fields))).await?;
     let fields = input.into_changed(&stored.fields);
     let fields = device_remote::prepare(state, organization, Some(&stored.fields), fields).await?;
     if let Some(writing) = writing(state, &caller.changed_by, fields.kind) {
@@ -324,8 +324,8 @@ async fn change_application(caller: Caller<Reader>, state: State, id: PathId, bo
     let device_model = form.id_opt("deviceModelId");
     form.finish()?;
     let routes = read_routes(body.0.get("dataTargetToPayloadDecoderIds"))?;
-    let resource = check_references(admin, application, device_model).await?;
-    let target_permit = caller.write(resource)?;
+    let (organization, target_permit) = place(&caller, admin, application).await?;
+    check_model(admin, organization, device_model).await?;
     let fields = DeviceFields { application, device_model, ..row.fields.clone() };
     let row = match writing(&state, &caller.changed_by, fields.kind) {
         Some(writing) => writing.relocate(&permit, &target_permit, &row, fields, &routes).await?,

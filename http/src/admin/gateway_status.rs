@@ -60,6 +60,7 @@ fn history(history: &GatewayHistory) -> Value {
 )]
 #[get("/lorawan/gateway/status")]
 async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) -> ApiResult {
+    query.page()?;
     let from = begin(&query, Utc::now())?;
     let of = among(&caller, &query)?;
     // The reference ignores paging here, and the web client asks for less than it shows.
@@ -77,6 +78,7 @@ async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) 
 #[get("/lorawan/gateway/status/{gateway}")]
 async fn one(caller: Caller<Reader>, state: web::Data<AppState>, request: HttpRequest, query: Query) -> ApiResult {
     let id = gateway_of_path(&request, "gateway")?;
+    query.page()?;
     let from = begin(&query, Utc::now())?;
     let row = match state.admin().gateway(id).await {
         Err(AdminError::NotFound) => return Err(ApiError::unknown_id()),

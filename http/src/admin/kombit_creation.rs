@@ -133,6 +133,10 @@ async fn request_more(caller: Me, state: web::Data<AppState>, JsonBody(body): Js
 )]
 #[get("/kombitCreation/{id}")]
 async fn one(caller: Me, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
-    caller.read(Resource::Own(UserId(id.0)))?;
+    if caller.read(Resource::Own(UserId(id.0))).is_err() {
+        // Who there is, is no secret: their names are told at log-in.
+        let is_there = !state.admin().account_scopes(&[UserId(id.0)]).await?.is_empty();
+        return Err(if is_there { ApiError::forbidden() } else { ApiError::unknown_id() });
+    }
     users::detail(&caller, UserId(id.0), &query, &state).await
 }

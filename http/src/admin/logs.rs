@@ -91,7 +91,7 @@ fn line(row: ChangeLogRow, visible: Option<&[OrganizationId]>) -> Value {
     let is_visible = |id: i64| visible.is_none_or(|visible| visible.contains(&OrganizationId(id)));
     let cut = |value: Value| if visible.is_some() { within(value, &is_visible) } else { value };
     let kind = ChangedEntity::of_str(&row.entity)
-        .map_or_else(|| row.entity.clone(), |entity| entity.reference_name().to_owned());
+        .map_or_else(|| row.entity.clone(), |entity| entity.reference_name_of(&row.action).to_owned());
     let organizations: Vec<_> = row.organizations.iter().filter(|o| is_visible(o.0)).collect();
     json!({
         "id": row.id,

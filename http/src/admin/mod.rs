@@ -3,6 +3,7 @@
 
 mod access;
 mod api_keys;
+mod application_shape;
 mod applications;
 mod auth;
 mod connections;
@@ -44,6 +45,7 @@ pub mod test_decoder;
 mod unknown_devices;
 mod users;
 pub mod view;
+mod waiting_users;
 
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -51,6 +53,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
     auth::routes(cfg);
     organizations::routes(cfg);
+    waiting_users::routes(cfg);
     permissions::routes(cfg);
     users::routes(cfg);
     kombit_creation::routes(cfg);

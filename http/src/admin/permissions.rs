@@ -13,7 +13,7 @@ use sluse_schema::port::admin::{
 };
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{applications, mails, view};
+use super::{application_shape, view};
 use crate::authz::{Anyone, Caller, Rule as CallerRule, TokenOnly, UserAdmin};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -21,7 +21,6 @@ use crate::json::{JsonBody, PathId, created, deleted, listed, ok};
 use crate::openapi as shape;
 use crate::openapi::{
     Deleted, Listed,
-    access::AcceptUserDraft,
     applications::ApplicationListing,
     tenants::{PermissionDraft, User},
 };
@@ -33,8 +32,7 @@ const ORDER: [&str; 4] = ["id", "name", "type", "organisations"];
 
 /// Routes.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(accept)
-        .service(create)
+    cfg.service(create)
         .service(list)
         .service(list_for_application_admin)
         .service(list_without_users)
@@ -97,6 +95,19 @@ fn levels(form: &mut Form<'_>) -> Vec<Role> {
     roles
 }
 
+/// Name of the group of global administrators, which the web client knows them by: of a user in a group of that name it sends
+/// `globalAdmin: true` when a global administrator saves him.
+const NAME_OF_GLOBAL: &str = "GlobalAdmin";
+
+/// No tenant's group is called so, however it is written: or its members would be lifted by the next who edits them.
+fn check_name(name: &str) -> ApiResult<()> {
+    let letters: String = name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect();
+    if letters == NAME_OF_GLOBAL.to_lowercase() {
+        return Err(ApiError::bad_request(code::NAME_INVALID_OR_ALREADY_IN_USE));
+    }
+    Ok(())
+}
+
 /// Whether the caller may put these users into a group: those of organisations whose users he administers, and those who asked to
 /// be let into one.
 async fn check_members<R: CallerRule>(caller: &Caller<R>, users: &[UserId], state: &AppState) -> ApiResult<()> {
@@ -139,6 +150,7 @@ async fn create(
         // There is one such group, and it belongs to no organisation.
         return Err(ApiError::forbidden());
     }
+    check_name(&name)?;
     check_members(&caller, &users, &state).await?;
     let new = NewPermission { name, organization, roles, users, applications, automatically_add_new_applications };
     let detail = state.admin().create_permission(&permit, &caller.changed_by, &new).await?;
@@ -175,6 +187,9 @@ async fn update(
     form.finish()?;
     let before = state.admin().permission_detail(id.0).await.map_err(missing)?;
     let permit = caller.write(resource_of(&before.permission))?;
+    if before.permission.organization_id.is_some() {
+        check_name(&name)?;
+    }
     let is_new = |user: &UserId| !before.users.iter().any(|u| u.id == *user);
     let added: Vec<UserId> = users.iter().flatten().copied().filter(is_new).collect();
     check_members(&caller, &added, &state).await?;
@@ -215,16 +230,13 @@ fn narrowed(principal: &Principal, query: &Query, role: Role) -> ApiResult<Permi
         return Ok(narrowed);
     }
     let administered = principal.organizations_with(&[role]);
-    let is_administered = match organization {
-        Some(organization) => administered.contains(&organization),
-        None => !administered.is_empty(),
-    };
-    if is_administered {
-        narrowed.among = Some(administered);
-    } else {
-        // His own groups, with nobody but himself in them.
-        narrowed.among = Some(principal.organizations());
-        narrowed.member = Some(principal.user);
+    match organization {
+        // His own groups there, with nobody but himself in them: the web client asks so for whoever makes an application.
+        Some(organization) if !administered.contains(&organization) => {
+            narrowed.among = Some(principal.organizations());
+            narrowed.member = Some(principal.user);
+        }
+        _ => narrowed.among = Some(administered),
     }
     Ok(narrowed)
 }
@@ -294,6 +306,10 @@ fn slim(detail: &PermissionDetail) -> Value {
 async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let mut filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
     filter.with_users = false;
+    if !caller.principal.is_global_admin() {
+        // Here nobody sees his own groups elsewhere, as in the reference.
+        filter.among = Some(caller.principal.organizations_with(&[Role::OrganizationUserAdmin]));
+    }
     let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, false)).collect(), found.num_all))
 }
@@ -330,7 +346,7 @@ async fn applications_of(
     caller.read(resource_of(&row))?;
     let found =
         state.admin().permission_applications(id.0, &query.page()?.within(&["id", "name", "updatedAt"])).await?;
-    Ok(listed(found.rows.iter().map(applications::listing).collect(), found.num_all))
+    Ok(listed(found.rows.iter().map(application_shape::listing).collect(), found.num_all))
 }
 
 /// Members of a user group.
@@ -351,57 +367,4 @@ async fn users_of(
     caller.read(resource_of(&row))?;
     let found = state.admin().permission_users(id.0, &query.page()?.within(&[])).await?;
     Ok(listed(found.rows.iter().map(view::user).collect(), found.num_all))
-}
-
-/// Lets somebody who waits into an organisation, with some of its groups, and tells him so by mail.
-#[utoipa::path(
-    tag = "permission",
-    request_body = AcceptUserDraft,
-    responses((status = 200, body = shape::tenants::UserDetail)),
-    security(("token" = [])),
-)]
-#[put("/permission/acceptUser")]
-async fn accept(caller: Caller<TokenOnly<Anyone>>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
-    let mut form = Form::of(&body);
-    let organization = OrganizationId(form.id("organizationId", None));
-    let id = UserId(form.id("userId", None));
-    let groups = form.distinct_ids("permissionIds");
-    form.finish()?;
-    let permit = caller.write(Resource::OrganizationUsers(organization))?;
-    let missing = || ApiError::not_found(code::USER_DOES_NOT_EXIST);
-    let scope = state.admin().account_scopes(&[id]).await?.pop().ok_or_else(missing)?;
-    let detail = state.admin().user(id, false).await?;
-    let is_in_already = detail
-        .permissions
-        .iter()
-        .any(|p| p.permission.organization_id == Some(organization) && groups.contains(&p.permission.id));
-    if is_in_already {
-        return Err(ApiError::bad_request(code::USER_ALREADY_IN_PERMISSION));
-    }
-    // Nobody is pulled into an organisation who did not ask for it.
-    if !scope.requested.contains(&organization) {
-        return Err(missing());
-    }
-    let named = state.admin().permissions_by_id(&groups).await?;
-    if !named.iter().any(|p| p.organization_id == Some(organization)) {
-        return Err(ApiError::bad_request(code::ID_DOES_NOT_EXIST));
-    }
-    let (of, _) = state.admin().organization(organization).await?;
-    mails::send(&state, mails::access_granted(&state, &detail.user, &of)).await?;
-    let result = state.admin().accept_user(&permit, &caller.changed_by, id, organization, &groups).await;
-    let accepted = result.map_err(|error| match error {
-        AdminError::NotFound => missing(),
-        other => other.into(),
-    })?;
-    let is_own = |of: OrganizationId| caller.read(Resource::OrganizationUsers(of)).is_ok();
-    let mut row = view::with_authors(view::user(&accepted.user), &accepted.user.stamps);
-    row["permissions"] = accepted
-        .permissions
-        .iter()
-        .filter(|p| p.permission.organization_id.is_some_and(is_own))
-        .map(|p| view::permission(&p.permission))
-        .collect();
-    row["requestedOrganizations"] =
-        accepted.requested_organizations.iter().filter(|o| is_own(o.id)).map(view::organization).collect();
-    Ok(ok(row))
 }

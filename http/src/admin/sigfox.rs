@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, get, post, put, web};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::OrganizationId;
 use sluse_schema::policy::Resource;
 use sluse_schema::port::admin::AdminError;
@@ -17,6 +18,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::mask::means_keep;
 use super::view;
+use crate::audit;
 use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -130,8 +132,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
 async fn read(caller: Caller<Reader>, id: PathId, state: State) -> ApiResult {
     let group = match state.admin().sigfox_group(id.0).await {
         // As in the reference: nothing, and no error.
-        Err(AdminError::NotFound) if caller.principal.is_global_admin() => return Ok(HttpResponse::Ok().finish()),
-        Err(AdminError::NotFound) => return Err(ApiError::forbidden()),
+        Err(AdminError::NotFound) => return Ok(HttpResponse::Ok().finish()),
         other => other?,
     };
     caller.read(Resource::Organization(group.organization.id))?;
@@ -228,6 +229,8 @@ async fn test_connection(caller: Caller<Reader>, state: State, JsonBody(body): J
         Err(SigfoxError::TooMany) => return Err(of_sigfox(SigfoxError::TooMany)),
         Err(_) => false,
     };
+    let entity = ChangedEntity::SigfoxGroup.as_str();
+    audit::note_trial(&state, &caller.changed_by, entity, None, Some(organization)).await;
     Ok(ok(json!({"status": is_accepted})))
 }
 

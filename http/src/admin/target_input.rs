@@ -127,7 +127,7 @@ fn read_fiware(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut 
 fn read_mqtt(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut TargetFields) {
     let lengths = [Rule::Min(1), Rule::Max(100)];
     // Any port: the reference asks for 1025 and more, though 883 and 443 are in use for MQTT. None is assumed.
-    fields.mqtt_port = i32::try_from(form.int("mqttPort", Some(1), Some(65_535))).ok();
+    fields.mqtt_port = i32::try_from(form.int("mqttPort", Some(1025), Some(65_535))).ok();
     fields.mqtt_topic = Some(form.text("mqttTopic", &lengths));
     fields.mqtt_qos = i16::try_from(form.int("mqttQos", Some(0), Some(2))).ok();
     fields.mqtt_username = Some(form.text("mqttUsername", &lengths));
@@ -271,7 +271,8 @@ mod tests {
         for missing in ["mqttPort", "mqttTopic", "mqttQos", "mqttUsername", "mqttPassword"] {
             assert_eq!(status(mqtt(json!({missing: null}))), 400, "{missing}");
         }
-        assert_eq!(status(mqtt(json!({"mqttPort": 883}))), 200);
+        assert_eq!(status(mqtt(json!({"mqttPort": 1025}))), 200);
+        assert_eq!(status(mqtt(json!({"mqttPort": 1024}))), 400);
         assert_eq!(status(mqtt(json!({"mqttPort": 65_536}))), 400);
         assert_eq!(status(mqtt(json!({"mqttTopic": "a/+"}))), 400);
         let stored = read(&mqtt(json!({})), None).unwrap();

@@ -10,15 +10,17 @@ use actix_web::{post, web};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use sluse_schema::change::ChangedEntity;
 use sluse_schema::delivery::{Attempt, AttemptClass};
 use sluse_schema::id::{DecoderId, DeviceId, TargetId};
 use sluse_schema::policy::Resource;
-use sluse_schema::port::admin::target::TargetType;
+use sluse_schema::port::admin::target::{TargetRow, TargetType};
 use sluse_schema::port::{Decoded, Probe};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::InApplication;
 use super::test_decoder::{DecoderSource, decode_once};
+use crate::audit;
 use crate::authz::{Caller, Reader};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -69,6 +71,7 @@ async fn test(caller: Caller<Reader>, state: State, JsonBody(body): JsonBody) ->
         payload = Some(decoded);
     }
     if row.fields.kind == TargetType::OpenDataDk {
+        noted(&caller, &state, &row).await;
         return Ok(created(answer));
     }
     if payload.is_none() && row.fields.kind != TargetType::Mqtt {
@@ -77,7 +80,14 @@ async fn test(caller: Caller<Reader>, state: State, JsonBody(body): JsonBody) ->
     let probe = Probe { target, device, decoder, body: payload };
     let attempt = state.ports.probe.probe(probe).await?.ok_or_else(ApiError::unknown_id)?;
     answer["result"] = result(&attempt);
+    noted(&caller, &state, &row).await;
     Ok(created(answer))
+}
+
+/// A trial uses the stored credentials, so the change log says who made it.
+async fn noted(caller: &Caller<Reader>, state: &AppState, row: &TargetRow) {
+    let entity = ChangedEntity::Target.as_str();
+    audit::note_trial(state, &caller.changed_by, entity, Some(row.id.0), Some(row.organization)).await;
 }
 
 async fn decode(state: &AppState, decoder: DecoderId, device: DeviceId, package: Bytes) -> ApiResult<Bytes> {

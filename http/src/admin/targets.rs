@@ -10,7 +10,7 @@ use actix_web::{delete, get, post, put};
 use serde_json::{Value, json};
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DeviceId, TargetId};
-use sluse_schema::policy::Resource;
+use sluse_schema::policy::Permit;
 use sluse_schema::port::admin::target::{TargetRow, TargetType};
 use sluse_schema::port::admin::{AdminError, AdminStore};
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -190,15 +190,15 @@ async fn read(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
 async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResult {
     let admin = state.admin();
     let fields = target_input::read(&body.0, None)?;
-    let resource = application_of(admin, fields.application).await?;
-    let permit = caller.write(resource)?;
+    let permit = place(&caller, admin, fields.application).await?;
     let row = admin.create_target(&permit, &caller.changed_by, &fields).await?;
     Ok(created(detail(admin, &row, Secrets::Clear).await?))
 }
 
-async fn application_of(admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<Resource> {
+/// Permission for where a target is to be.
+async fn place(caller: &Caller<Reader>, admin: &dyn AdminStore, id: ApplicationId) -> ApiResult<Permit> {
     let unknown = || ApiError::bad_request(crate::error::code::ID_DOES_NOT_EXIST);
-    access::application(admin, id).await?.ok_or_else(unknown)
+    Ok(access::application_to_write(caller, admin, id, unknown).await?.1)
 }
 
 /// Changes a data target.
@@ -215,7 +215,7 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     let stored = admin.target(TargetId(id.0)).await?;
     let permit = caller.write(stored.resource())?;
     let fields = target_input::read(&body.0, Some(&stored.fields))?;
-    let target_permit = caller.write(application_of(admin, fields.application).await?)?;
+    let target_permit = place(&caller, admin, fields.application).await?;
     let row = admin.update_target(&permit, Some(&target_permit), &caller.changed_by, stored.id, &fields).await?;
     Ok(uncached(ok(detail(admin, &row, Secrets::Clear).await?)))
 }

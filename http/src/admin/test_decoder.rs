@@ -19,6 +19,7 @@ use sluse_schema::port::{DecodeError, DecodeJob, Decoded};
 use tokio::sync::Semaphore;
 
 use super::decoders::read_dialect;
+use crate::audit;
 use crate::authz::{Anyone, Caller};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
@@ -56,7 +57,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
     security(("token" = []), ("apiKey" = [])),
 )]
 #[post("/test-payload-decoder")]
-async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
+async fn run(caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
     let code = form.text("code", &[]);
     let device = form.text("iotDeviceJsonString", &[]);
@@ -67,9 +68,10 @@ async fn run(_caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody
     for (name, json) in [("iotDeviceJsonString", &device), ("rawPayloadJsonString", &payload)] {
         serde_json::from_str::<&RawValue>(json).map_err(|e| failed(&format!("SyntaxError: {name}: {e}")))?;
     }
-    match decode_once(&state, DecoderSource { source: source.into(), dialect }, Bytes::from(payload), Arc::from(device))
-        .await?
-    {
+    let source = DecoderSource { source: source.into(), dialect };
+    let decoded = decode_once(&state, source, Bytes::from(payload), Arc::from(device)).await?;
+    audit::note_trial(&state, &caller.changed_by, "test-payload-decoder", None, None).await;
+    match decoded {
         Decoded::Value { json, .. } => Ok(text(StatusCode::CREATED, String::from_utf8_lossy(&json).into_owned())),
         Decoded::Nothing => Ok(text(StatusCode::CREATED, "")),
     }

@@ -15,7 +15,7 @@ use sluse_schema::port::admin::{
 };
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::{mails, view};
+use super::view;
 use crate::authz::{Anyone, Caller, Reader, Rule as CallerRule, TokenOnly, UserAdmin};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
@@ -23,28 +23,24 @@ use crate::json::{JsonBody, PathId, created, listed, ok, text};
 use crate::openapi as shape;
 use crate::openapi::{
     Listed,
-    access::{OrganizationWithWaiting, RejectUserDraft},
     tenants::{User, UserDraft, UserNames},
 };
 use crate::page::{PageQuery, Query};
 use crate::password::PASSWORD_CHARS;
 use crate::validate::{Form, Rule};
 
-type Admin = Caller<TokenOnly<UserAdmin>>;
+pub(super) type Admin = Caller<TokenOnly<UserAdmin>>;
 
 /// Columns that lists can be ordered by.
-const ORDER: [&str; 2] = ["id", "name"];
+pub(super) const ORDER: [&str; 2] = ["id", "name"];
 const ORDER_OF_GLOBAL: [&str; 4] = ["id", "name", "lastLogin", "expiresOn"];
 
 /// Routes.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
-    cfg.service(reject)
-        .service(create)
+    cfg.service(create)
         .service(list)
         .service(minimal)
         .service(of_organization)
-        .service(awaiting)
-        .service(awaiting_of_organization)
         .service(hide_welcome)
         .service(one)
         .service(update)
@@ -447,55 +443,6 @@ async fn of_organization(caller: Admin, id: PathId, query: Query, state: web::Da
     Ok(listed(found.rows.iter().map(|l| view::user(&l.user)).collect(), found.num_all))
 }
 
-async fn list_awaiting(caller: &Admin, filter: UserQuery, query: &Query, state: &AppState) -> ApiResult {
-    let found = state.admin().users(&filter, &query.page()?.within(&ORDER)).await?;
-    let ids: Vec<UserId> = found.rows.iter().map(|l| l.user.id).collect();
-    let scopes = state.admin().account_scopes(&ids).await?;
-    let rows = found
-        .rows
-        .iter()
-        .map(|listing| {
-            let requested = scopes.iter().find(|s| s.user == listing.user.id).map(|s| s.requested.clone());
-            let mut row = view::user(&listing.user);
-            row["requestedOrganizations"] = requested
-                .unwrap_or_default()
-                .into_iter()
-                .filter(|id| caller.read(Resource::OrganizationUsers(*id)).is_ok())
-                .map(|id| json!({"id": id}))
-                .collect();
-            row
-        })
-        .collect();
-    Ok(listed(rows, found.num_all))
-}
-
-/// Users that wait to be accepted.
-#[utoipa::path(
-    tag = "user",
-    responses((status = 200, body = Listed<User>)),
-    security(("token" = ["OrganizationUserAdmin"])),
-)]
-#[get("/user/awaitingUsers")]
-async fn awaiting(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiResult {
-    let principal = &caller.principal;
-    let among = (!principal.is_global_admin()).then(|| principal.organizations_with(&[Role::OrganizationUserAdmin]));
-    list_awaiting(&caller, UserQuery::Awaiting(among), &query, &state).await
-}
-
-/// Users that wait to be accepted by one organisation.
-#[utoipa::path(
-    tag = "user",
-    params(("id" = i64, Path)),
-    responses((status = 200, body = Listed<User>)),
-    security(("token" = ["OrganizationUserAdmin"])),
-)]
-#[get("/user/awaitingUsers/{id}")]
-async fn awaiting_of_organization(caller: Admin, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
-    let id = OrganizationId(id.0);
-    caller.read(Resource::OrganizationUsers(id))?;
-    list_awaiting(&caller, UserQuery::Awaiting(Some(vec![id])), &query, &state).await
-}
-
 /// Ids and names of users.
 #[utoipa::path(
     tag = "user",
@@ -537,36 +484,4 @@ async fn hide_welcome(caller: Caller<TokenOnly<Reader>>, state: web::Data<AppSta
     let permit = caller.write(Resource::Own(own))?;
     let is_hidden = state.admin().hide_welcome(&permit, &caller.changed_by, own).await?;
     Ok(text(StatusCode::OK, is_hidden.to_string()))
-}
-
-/// Sends somebody away who waits to be let into an organisation, and tells him so by mail.
-#[utoipa::path(
-    tag = "user",
-    request_body = RejectUserDraft,
-    responses((status = 200, body = OrganizationWithWaiting)),
-    security(("token" = ["OrganizationUserAdmin"])),
-)]
-#[put("/user/rejectUser")]
-async fn reject(caller: Admin, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
-    let mut form = Form::of(&body);
-    let organization = OrganizationId(form.id("orgId", None));
-    let id = UserId(form.id("userIdToReject", None));
-    form.finish()?;
-    let permit = caller.write(Resource::OrganizationUsers(organization))?;
-    let missing = || ApiError::not_found(code::USER_DOES_NOT_EXIST);
-    let scope = state.admin().account_scopes(&[id]).await?.pop().ok_or_else(missing)?;
-    if !scope.requested.contains(&organization) {
-        return Err(missing());
-    }
-    let user = state.admin().user(id, false).await?.user;
-    let (of, _) = state.admin().organization(organization).await?;
-    mails::send(&state, mails::access_refused(&state, &user, &of)).await?;
-    let result = state.admin().reject_user(&permit, &caller.changed_by, id, organization).await;
-    let (of, waiting) = result.map_err(|error| match error {
-        AdminError::NotFound => missing(),
-        other => other.into(),
-    })?;
-    let mut row = view::organization(&of);
-    row["awaitingUsers"] = waiting.iter().map(view::user).collect();
-    Ok(ok(row))
 }

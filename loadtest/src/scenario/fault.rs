@@ -36,6 +36,8 @@ pub enum Manner {
     Rewind,
     /// The time of day jumps.
     Step,
+    /// The line between an engine and the Kafka broker drops everything until it is over.
+    Cut,
     /// Not a byte is left on the log's disk until it is over.
     Fill,
 }

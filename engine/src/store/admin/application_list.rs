@@ -77,7 +77,8 @@ pub(super) async fn page(
 ) -> Result<Listed<ApplicationListing>, AdminError> {
     let filter = FilterParams::of(&query.visible, query.organization);
     let condition = format!("{FILTER}{}", status_check(query.status_check));
-    let (order, direction) = (order_of(page), row::direction(page.is_descending));
+    let order = order_of(page);
+    let direction = row::direction_of_known(page, order, "a.id");
     let sql = format!(
         "WITH page AS ( \
             SELECT a.*, count(*) OVER () AS num_all, row_number() OVER (ORDER BY {order} {direction}, a.id) AS place \

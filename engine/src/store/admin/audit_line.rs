@@ -1,7 +1,9 @@
 //! What the log lines say of a change or an attempt: a structured event for whoever reads those, and OS2iot's own line on
 //! standard output, since operators collect and search that one:
 //!
-//! `[Sluse] 4711  - 25/11/2026, 18:02:11     LOG [AuditLog] {"userId":1,"timestamp":"…","actionType":"CREATE","type":"Application","id":271,"name":"…","completed":true}`
+//! `[Nest] 4711  - 25/11/2026, 18:02:11     LOG [AuditLog] {"userId":1,"timestamp":"…","actionType":"CREATE","type":"Application","id":271,"name":"…","completed":true}`
+
+use std::io::Write as _;
 
 use chrono::{SecondsFormat, Utc};
 use serde_json::json;
@@ -35,7 +37,8 @@ impl AuditLine {
             "changed"
         );
         if let Some(line) = self.reference_line(by) {
-            println!("{line}");
+            // Not `println!`: a closed pipe is no reason to fail what has already been done.
+            drop(writeln!(std::io::stdout().lock(), "{line}"));
         }
     }
 
@@ -55,7 +58,7 @@ impl AuditLine {
             "completed": self.is_success,
         });
         let date = now.format("%d/%m/%Y, %H:%M:%S");
-        Some(format!("[Sluse] {}  - {date}     LOG [AuditLog] {entry}", std::process::id()))
+        Some(format!("[Nest] {}  - {date}     LOG [AuditLog] {entry}", std::process::id()))
     }
 }
 

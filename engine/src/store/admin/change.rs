@@ -90,7 +90,11 @@ impl<'a> Write<'a> {
     ) -> Result<(), AdminError> {
         let after = if action == ChangeAction::Delete { None } else { self.read(entity, id).await? };
         let name = after.as_ref().or(before.as_ref()).and_then(|v| v.get("name")?.as_str()).map(str::to_owned);
-        let owners = Owners::of(entity, id, before.iter().chain(&after));
+        let mut owners = Owners::of(entity, id, before.iter().chain(&after));
+        if owners.is_empty() {
+            // A downlink's row says nothing of an organisation; what was allowed does.
+            owners.organizations = organizations_of(self.permit.resource());
+        }
         let statement = self.transaction.prepare_cached(INSERT_LINE).await.map_err(pg)?;
         self.transaction
             .execute(
@@ -116,7 +120,7 @@ impl<'a> Write<'a> {
             .map_err(pg)?;
         self.lines.push(AuditLine {
             action,
-            kind: entity.reference_name().to_owned(),
+            kind: entity.reference_name_of(action.as_str()).to_owned(),
             id: Some(id),
             name,
             is_success: true,
@@ -154,7 +158,7 @@ impl<'a> Write<'a> {
             )
             .await
             .map_err(pg)?;
-        let kind = entity.reference_name().to_owned();
+        let kind = entity.reference_name_of(action.as_str()).to_owned();
         self.lines.push(AuditLine { action, kind, id, name, is_success: true });
         Ok(())
     }
@@ -226,6 +230,10 @@ struct Owners {
 }
 
 impl Owners {
+    fn is_empty(&self) -> bool {
+        self.organizations.is_empty() && self.applications.is_empty() && self.targets.is_empty()
+    }
+
     fn of<'v>(entity: ChangedEntity, id: i64, rows: impl Iterator<Item = &'v Value>) -> Self {
         let mut owners = Self::default();
         if entity == ChangedEntity::Organization {

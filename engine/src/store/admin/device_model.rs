@@ -111,7 +111,7 @@ impl DeviceModelStore for PgAdminStore {
             "SELECT {COLUMNS}, {} FROM device_model m JOIN organization o ON o.id = m.organization_id WHERE {filter} \
              ORDER BY m.id {} LIMIT $2 OFFSET $3",
             row::ORGANIZATION,
-            row::direction(page.is_descending)
+            row::direction_of_known(page, "m.id", "m.id")
         );
         let rows = client.query(&sql, &[&among, &page.limit, &page.offset]).await.map_err(pg)?;
         let count = format!("SELECT count(*) FROM device_model m WHERE {filter}");

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use chrono::DateTime;
+use serde_json::json;
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::device::LinkState;
 use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId};
@@ -123,7 +124,8 @@ impl DownlinkStore for PgAdminStore {
             .map_err(pg)?;
         // One line, about the last of them: there may be thousands.
         let last = flushed.iter().map(|row| row.get::<_, i64>(0)).max().unwrap_or(0);
-        write.record(ChangeAction::Delete, ChangedEntity::Downlink, last, None).await?;
+        let before = json!({"device_id": device, "num_flushed": flushed.len()});
+        write.record(ChangeAction::Delete, ChangedEntity::Downlink, last, Some(before)).await?;
         write.commit().await
     }
 }

@@ -2,6 +2,7 @@
 //! writes them sees to it.
 
 use async_trait::async_trait;
+use serde_json::json;
 use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DeviceId, OrganizationId};
 use sluse_schema::permission::Visible;
@@ -204,5 +205,21 @@ impl MulticastStore for PgAdminStore {
         write.record(ChangeAction::Delete, ChangedEntity::Multicast, id, Some(snapshot)).await?;
         write.commit().await?;
         Ok(NumDeleted(num))
+    }
+
+    async fn record_multicast_downlink(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: i64,
+        port: i64,
+    ) -> Result<(), AdminError> {
+        let mut client = self.client().await?;
+        let mut write = Write::begin(&mut client, permit, by).await?;
+        let group = self.one_multicast(write.db(), id).await?;
+        write.check(&application_resource(group.fields.application, group.organization))?;
+        let after = json!({"name": group.fields.name, "multicast_id": id, "port": port});
+        write.note(ChangeAction::Create, ChangedEntity::Downlink, None, Some(after)).await?;
+        write.commit().await
     }
 }

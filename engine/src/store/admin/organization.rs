@@ -134,7 +134,7 @@ impl OrganizationStore for PgAdminStore {
         let sql = format!(
             "SELECT {} FROM organization o WHERE {filter} ORDER BY {order} {}, o.id LIMIT $2 OFFSET $3",
             row::ORGANIZATION,
-            row::direction(page.is_descending)
+            row::direction_of_known(page, order, "o.id")
         );
         let rows = client.query(&sql, &[&among, &page.limit, &page.offset]).await.map_err(pg)?;
         let count = format!("SELECT count(*) FROM organization o WHERE {filter}");

@@ -6,7 +6,7 @@ use deadpool_postgres::GenericClient;
 use sluse_schema::id::{ApplicationId, OrganizationId, UserId};
 use sluse_schema::permission::Role;
 use sluse_schema::port::admin::{
-    AdminError, ApplicationRow, LevelRow, OrganizationRow, PermissionDetail, PermissionRow, Stamps, UserRow,
+    AdminError, ApplicationRow, LevelRow, OrganizationRow, Page, PermissionDetail, PermissionRow, Stamps, UserRow,
 };
 use tokio_postgres::Row;
 
@@ -256,6 +256,13 @@ async fn applications_by_permission(
         found.entry(row.get("permission_id")).or_default().push(application(&row));
     }
     Ok(found)
+}
+
+/// The direction of lists that the reference sorts by the id, upwards, whatever `sort` says when `orderOn` is none of their columns.
+/// `order` is what they sort by now, `id` what that is by default.
+pub fn direction_of_known(page: &Page, order: &str, id: &str) -> &'static str {
+    let is_known = order != id || page.order_on.as_deref() == Some("id");
+    direction(page.is_descending && is_known)
 }
 
 /// `ASC` or `DESC`.

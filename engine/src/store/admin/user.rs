@@ -168,6 +168,11 @@ impl UserStore for PgAdminStore {
     ) -> Result<UserDetail, AdminError> {
         let mut client = self.client().await?;
         let mut write = Write::begin(&mut client, permit, by).await?;
+        // The group first and then the user, as whoever changes the group does: two who wait for each other would both be refused.
+        let was_global_admin = scopes(write.db(), &[id.0]).await?.pop().is_some_and(|scope| scope.is_global_admin);
+        if was_global_admin || change.is_global_admin == Some(true) {
+            lock_global_admins(&write).await?;
+        }
         let before = write.snapshot(ChangedEntity::User, id.0).await?.ok_or(AdminError::NotFound)?;
         let scope = scopes(write.db(), &[id.0]).await?.pop().ok_or(AdminError::NotFound)?;
         // What the account would be afterwards has to be in the permit as well: nobody is lifted into a foreign organisation.
@@ -178,7 +183,8 @@ impl UserStore for PgAdminStore {
             organizations.dedup();
         }
         let is_global_admin = scope.is_global_admin || change.is_global_admin == Some(true);
-        if is_global_admin {
+        if is_global_admin && !was_global_admin {
+            // Made one meanwhile.
             lock_global_admins(&write).await?;
         }
         let account = Resource::Account { user: id, organizations, is_global_admin };
@@ -319,7 +325,7 @@ impl UserStore for PgAdminStore {
         let sql = format!(
             "SELECT {} FROM app_user u WHERE {condition} ORDER BY {order} {} NULLS LAST, u.id LIMIT $2 OFFSET $3",
             row::USER,
-            row::direction(page.is_descending)
+            row::direction_of_known(page, order, "u.id")
         );
         let rows = client.query(&sql, &[&organizations, &page.limit, &page.offset]).await.map_err(pg)?;
         let count = format!("SELECT count(*) FROM app_user u WHERE {condition}");

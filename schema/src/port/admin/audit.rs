@@ -22,7 +22,7 @@ pub enum AuditAction {
     LogOut,
     /// A stored secret was shown to somebody who may change it.
     Reveal,
-    /// Something was read, or another call made; only refused ones are noted.
+    /// Something was read, or tried out without changing a row; of reads only refused ones are noted.
     Access,
 }
 

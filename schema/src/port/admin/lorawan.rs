@@ -151,6 +151,15 @@ pub trait MulticastStore: Debug + Send + Sync + 'static {
 
     /// Removes a group, and notes that the network server has to.
     async fn delete_multicast(&self, permit: &Permit, by: &ChangedBy, id: i64) -> Result<NumDeleted, AdminError>;
+
+    /// Notes in the change log that a group was sent something on this port; the network server has it already.
+    async fn record_multicast_downlink(
+        &self,
+        permit: &Permit,
+        by: &ChangedBy,
+        id: i64,
+        port: i64,
+    ) -> Result<(), AdminError>;
 }
 
 /// A downlink to a device.
