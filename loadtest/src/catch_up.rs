@@ -60,7 +60,12 @@ impl CatchUpWatch {
         let late = targets.iter().enumerate().filter(|(_, target)| !target.is_dead).filter_map(|(index, target)| {
             let mut phase_ends_s: Vec<f64> = target.phases.iter().filter_map(|phase| phase.until_s).collect();
             phase_ends_s.sort_by(|a, b| b.total_cmp(a));
-            (!phase_ends_s.is_empty()).then(|| LateTarget { index, name: target.name.clone(), phase_ends_s, since: None })
+            (!phase_ends_s.is_empty()).then(|| LateTarget {
+                index,
+                name: target.name.clone(),
+                phase_ends_s,
+                since: None,
+            })
         });
         Self { late: late.collect(), done: Vec::new(), meanwhile: empty.clone(), otherwise: empty.clone() }
     }

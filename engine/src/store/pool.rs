@@ -182,12 +182,7 @@ impl std::fmt::Debug for Connector {
 ///
 /// # Errors
 /// When certificate authorities cannot be read.
-pub fn open(
-    url: &DatabaseUrl,
-    io: Arc<IoThread>,
-    num_connections_max: usize,
-    purpose: Use,
-) -> Result<Pool, TlsError> {
+pub fn open(url: &DatabaseUrl, io: Arc<IoThread>, num_connections_max: usize, purpose: Use) -> Result<Pool, TlsError> {
     let mut config = url.config.clone();
     config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(Duration::from_secs(10));
     config.keepalives_idle(Duration::from_secs(30));
