@@ -121,7 +121,7 @@ pub async fn build(
     store: &Arc<Store>,
     metrics: &Metrics,
 ) -> Result<Pipeline, BuildError> {
-    let arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
+    let mut arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
 
     // ── receivers: how a delivery leaves ────────────────────────────────────────────────────────────────────────────
@@ -198,7 +198,10 @@ pub async fn build(
             let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", store.cluster_id().await?));
             source.ca_file = config.chirpstack.ca_certificates.clone();
             source.receive_max = config.chirpstack.receive_maximum;
-            Some(Arc::new(SessionOwner::new(source, Arc::clone(&gate) as _, Arc::clone(store) as _)?))
+            let arbiter = Arbiter::new();
+            let (thread, gate) = (arbiter.handle(), Arc::clone(&gate));
+            arbiters.push(arbiter);
+            Some(Arc::new(SessionOwner::new(thread, source, gate as _, Arc::clone(store) as _)?))
         }
     };
     let network = chirpstack_api(config)?;

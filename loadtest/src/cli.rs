@@ -60,6 +60,9 @@ impl Cli {
         load.rate = self.rate.unwrap_or(load.rate);
         load.devices = self.devices.unwrap_or(load.devices);
         load.seconds = self.seconds.or(load.seconds).or(self.json.then_some(JSON_SECONDS));
+        if let Some(seconds) = load.seconds {
+            load.settle_seconds = load.settle_seconds.min(seconds / 2.0);
+        }
         scenario.check()?;
         Ok(scenario)
     }

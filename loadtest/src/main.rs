@@ -11,6 +11,7 @@
 //! Exit code: 0 when every promise was kept, 1 when one was broken or the run could not be made.
 
 mod admin_api;
+mod catch_up;
 mod chirpstack_event;
 mod city;
 mod cli;

@@ -112,13 +112,16 @@ pub struct Oracle {
     duties: Box<[Duty]>,
     num_sent: AtomicU64,
     num_accepted: AtomicU64,
+    /// What was sent before this counts for loss and order, not for latency.
+    latency_from_us: AtomicU64,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn histogram() -> Histogram<u64> {
+/// A histogram of microseconds, as every one here.
+pub fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are constants that the histogram accepts")
 }
 
@@ -149,7 +152,13 @@ impl Oracle {
             duties: (0..num_duties).map(|_| duty()).collect(),
             num_sent: AtomicU64::new(0),
             num_accepted: AtomicU64::new(0),
+            latency_from_us: AtomicU64::new(0),
         }
+    }
+
+    /// Latency is kept of what is sent from here on.
+    pub fn keep_latency_from(&self, us: u64) {
+        self.latency_from_us.store(us, Relaxed);
     }
 
     /// A device is about to send: its next uplink.
@@ -185,7 +194,9 @@ impl Oracle {
             Arrival::First { latency_us } => {
                 figures.num_first.fetch_add(1, Relaxed);
                 let mut latencies = lock(&figures.latency_us);
-                latencies.all.saturating_record(latency_us.max(1));
+                if now_us.saturating_sub(latency_us) >= self.latency_from_us.load(Relaxed) {
+                    latencies.all.saturating_record(latency_us.max(1));
+                }
                 latencies.lately.saturating_record(latency_us.max(1));
             }
             Arrival::Repeat => {
@@ -499,5 +510,20 @@ mod tests {
         assert_eq!(f.num_repeated, num_repeated);
         assert_eq!(f.num_out_of_order, swapped_and_both_there as u64);
         assert_eq!(f.num_unexpected, 0);
+    }
+
+    #[test]
+    fn what_was_sent_before_things_settled_counts_for_loss_and_not_for_latency() {
+        let oracle = Oracle::new(1, 1, |_| 1);
+        oracle.keep_latency_from(1_000);
+        let (early, late) = (oracle.send(0, 999), oracle.send(0, 1_000));
+        oracle.accept(early);
+        oracle.accept(late);
+        assert_eq!(oracle.figures(HUB).num_open, 2);
+        oracle.arrive(HUB, early, 900_000);
+        oracle.arrive(HUB, late, 1_007);
+        assert_eq!(oracle.figures(HUB).num_first, 2);
+        let latencies = oracle.latencies_us([HUB]);
+        assert_eq!((latencies.len(), latencies.max()), (1, 7));
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sluse_schema::target::{BreakerState, Feed};
 
 use crate::admin_api::TargetState;
+use crate::catch_up::{CatchUp, CatchUps};
 use crate::meter::Usages;
 use crate::oracle::DutyFigures;
 use crate::recovery::Recovery;
@@ -76,6 +77,8 @@ pub struct Report {
     pub http_retries: u64,
     pub targets: Vec<TargetReport>,
     pub recoveries: Vec<Recovery>,
+    /// Receivers that were away and caught up.
+    pub catch_ups: Option<CatchUps>,
     /// Each makes the exit code 1.
     pub failures: Vec<String>,
     pub warnings: Vec<String>,
@@ -263,6 +266,13 @@ impl Report {
             "  sensor to receiver: p50 {} ms, p99 {} ms, max {} ms; engine {} µs CPU per uplink, {} MB",
             self.p50_ms, self.p99_ms, self.max_ms, self.engine_cpu_us_per_uplink, self.engine_rss_mb
         );
+        if let Some(catch_ups) = &self.catch_ups {
+            for CatchUp { target, num_owed, took_s, delivered_per_s } in &catch_ups.caught_up {
+                let _ = writeln!(out, "  {target} caught up with {num_owed} in {took_s} s ({delivered_per_s}/s)");
+            }
+            let (meanwhile, otherwise) = (catch_ups.p99_ms_meanwhile, catch_ups.p99_ms_otherwise);
+            let _ = writeln!(out, "  others meanwhile: p99 {meanwhile} ms, otherwise {otherwise} ms");
+        }
         for Recovery { fault, at_s, late_for_s } in &self.recoveries {
             let _ = writeln!(
                 out,

@@ -68,6 +68,10 @@ pub struct Load {
     pub devices: u32,
     /// Absent: until stopped.
     pub seconds: Option<f64>,
+    /// What is sent in the first so many seconds, while every device becomes active for the first time, counts for loss, order and
+    /// cost, but not for latency.
+    #[serde(default)]
+    pub settle_seconds: f64,
     /// Share of the devices that post over HTTP instead of LoRaWAN.
     #[serde(default)]
     pub http_share: f64,
@@ -245,6 +249,7 @@ impl Scenario {
     pub fn check(&self) -> anyhow::Result<()> {
         let load = &self.load;
         ensure!(load.rate.is_finite() && load.rate > 0.0, "load.rate must be above 0 uplinks per second");
+        ensure!(load.settle_seconds >= 0.0, "load.settle_seconds must be 0 or more");
         ensure!((1..=1 << 24).contains(&load.devices), "load.devices must be 1 to {}", 1 << 24);
         ensure!((1..=16).contains(&load.gateways_max), "load.gateways_max must be 1 to 16");
         ensure!(load.mqtt_connections > 0 && load.http_connections > 0, "there must be connections to send over");

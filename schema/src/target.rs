@@ -81,7 +81,7 @@ pub struct TargetPolicy {
 
 impl Default for TargetPolicy {
     fn default() -> Self {
-        Self { rate_per_second: None, num_in_flight_max: 64, age_ms_max: None }
+        Self { rate_per_second: None, num_in_flight_max: 256, age_ms_max: None }
     }
 }
 

@@ -111,5 +111,5 @@ async fn begin_new_log(url: &Secret) -> anyhow::Result<()> {
 
 fn open(url: &Secret) -> anyhow::Result<deadpool_postgres::Pool> {
     let url = crate::store::database_url::DatabaseUrl::parse(url)?;
-    Ok(crate::store::pool::open(&url, crate::store::pool::IoThread::start()?, 1)?)
+    Ok(crate::store::pool::open(&url, crate::store::pool::IoThread::start()?, 1, crate::store::pool::Use::General)?)
 }

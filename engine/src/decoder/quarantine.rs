@@ -21,7 +21,7 @@ pub struct QuarantineConfig {
     /// The first quarantine; each further one doubles it.
     pub backoff_ms: i64,
     pub backoff_ms_max: i64,
-    /// What any message may take, in microseconds, without counting.
+    /// What any message may take of a processor, in microseconds, without counting.
     pub fair_us: u64,
     pub time_window_ms: i64,
     /// Excess allowed within the window: a quarter of one worker.
@@ -76,7 +76,7 @@ impl Health {
         Ok(())
     }
 
-    /// A message took this long.
+    /// A message took so much of a processor. Time by the clock would make every decoder of a busy machine look slow.
     pub fn took(&mut self, config: &QuarantineConfig, now_ms: i64, us: u64) {
         let Some(excess) = us.checked_sub(config.fair_us).filter(|e| *e > 0) else { return };
         self.expire(config, now_ms);

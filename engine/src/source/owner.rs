@@ -7,9 +7,10 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use actix_rt::ArbiterHandle;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::{GatewayStore, Intake};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use super::chirpstack::{ChirpstackConfig, ChirpstackSource, HealthCell, SourceError, SourceHealth};
 
@@ -42,6 +43,8 @@ enum Held {
 /// Opens and closes the session as partitions come and go.
 #[derive(Debug)]
 pub struct SessionOwner {
+    /// Where the session's tasks run.
+    arbiter: ArbiterHandle,
     config: ChirpstackConfig,
     intake: Arc<dyn Intake>,
     gateways: Arc<dyn GatewayStore>,
@@ -50,17 +53,19 @@ pub struct SessionOwner {
 }
 
 impl SessionOwner {
-    /// Holds nothing yet.
+    /// Holds nothing yet. The session will run on `arbiter`, with the gate's work for it: a thread of its own, since reading, checking
+    /// and acknowledging is a steady load that neither administration nor a busy partition is to wait for.
     ///
     /// # Errors
     /// The configuration cannot work: better told at the start than at a takeover.
     pub fn new(
+        arbiter: ArbiterHandle,
         config: ChirpstackConfig,
         intake: Arc<dyn Intake>,
         gateways: Arc<dyn GatewayStore>,
     ) -> Result<Self, SourceError> {
         config.check()?;
-        Ok(Self { config, intake, gateways, held: Mutex::new(Held::No), health: SessionHealth::default() })
+        Ok(Self { arbiter, config, intake, gateways, held: Mutex::new(Held::No), health: SessionHealth::default() })
     }
 
     /// Where its health can be read.
@@ -77,9 +82,9 @@ impl SessionOwner {
         if !matches!(*held, Held::No) {
             return;
         }
-        let (intake, gateways) = (Arc::clone(&self.intake), Arc::clone(&self.gateways));
-        match ChirpstackSource::start(self.config.clone(), intake, gateways) {
-            Ok(source) => {
+        match self.open().await {
+            None => tracing::error!("the session with chirpstack's broker cannot be opened: its thread has ended"),
+            Some(Ok(source)) => {
                 tracing::info!(
                     client_id = self.config.client_id,
                     "this node holds the session with chirpstack's broker"
@@ -88,8 +93,19 @@ impl SessionOwner {
                 *held = Held::Yes(source);
             }
             // What was checked at the start has changed since: a certificate file, say.
-            Err(error) => tracing::error!(%error, "the session with chirpstack's broker cannot be opened"),
+            Some(Err(error)) => tracing::error!(%error, "the session with chirpstack's broker cannot be opened"),
         }
+    }
+
+    /// Starts the source on its arbiter, so that the tasks it spawns live there; `None` when that thread is gone.
+    async fn open(&self) -> Option<Result<ChirpstackSource, SourceError>> {
+        let (config, intake, gateways) = (self.config.clone(), Arc::clone(&self.intake), Arc::clone(&self.gateways));
+        let (tell, told) = oneshot::channel();
+        self.arbiter.spawn_fn(move || {
+            // Nobody waits any more when the assignment was given up meanwhile: the source then stops as it is dropped.
+            let _ = tell.send(ChirpstackSource::start(config, intake, gateways));
+        });
+        told.await.ok()
     }
 
     /// These partitions are to be given up. Whether what was under way could be finished within that time.

@@ -15,7 +15,7 @@ use super::cipher::Cipher;
 use super::database_url::{DatabaseUrl, DatabaseUrlError};
 use super::error::{WorkError, describe};
 use super::migrate::{MigrateError, migrate};
-use super::pool::{self, IoThread, lease, within};
+use super::pool::{self, IoThread, Use, lease, within};
 use super::scripts::ScriptCache;
 use super::tls::TlsError;
 
@@ -83,6 +83,8 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Store {
     pub(super) pool: Pool,
+    /// For looking up devices by their ids.
+    pub(super) look_ups: Pool,
     pub(super) cipher: Arc<Cipher>,
     pub(super) num_partitions: u32,
     pub(super) scripts: ScriptCache,
@@ -103,7 +105,10 @@ impl Store {
     ) -> Result<Arc<Self>, OpenError> {
         let url = DatabaseUrl::parse(&config.url)?;
         let io = IoThread::start()?;
-        let pool = pool::open(&url, io.clone(), config.num_connections_max.max(2))?;
+        let num_connections_max = config.num_connections_max.max(2);
+        let num_look_ups_max = (num_connections_max / 4).max(1);
+        let pool = pool::open(&url, io.clone(), num_connections_max - num_look_ups_max, Use::General)?;
+        let look_ups = pool::open(&url, io.clone(), num_look_ups_max, Use::LookUps)?;
         wait_for_server(&pool).await?;
         check_server(&pool).await?;
         migrate(&pool).await?;
@@ -114,7 +119,8 @@ impl Store {
             .await?
             .map_or(Ok(()), |stored| Err(OpenError::OtherPartitions { stored, ours: num_partitions }))?;
         let listener = Listener::start(&url, &io)?;
-        let store = Arc::new(Self { pool, cipher, num_partitions, scripts: ScriptCache::default(), listener, _io: io });
+        let scripts = ScriptCache::default();
+        let store = Arc::new(Self { pool, look_ups, cipher, num_partitions, scripts, listener, _io: io });
         store.assign_target_partitions().await?;
         Ok(store)
     }
@@ -161,6 +167,7 @@ impl Store {
     pub fn close(&self) {
         self.listener.stop();
         self.pool.close();
+        self.look_ups.close();
     }
 }
 

@@ -33,7 +33,7 @@ impl DeviceDirectory for Store {
             }
         }
         call("find_devices", READ_TIMEOUT, async {
-            let client = lease(&self.pool).await?;
+            let client = lease(&self.look_ups).await?;
             let statement = client
                 .prepare_cached(
                     "SELECT d.device_eui, d.api_key_hash, d.id, a.organization_id
@@ -69,7 +69,7 @@ impl DeviceStore for Store {
     async fn activate(&self, devices: &[DeviceId]) -> Result<Vec<Activation>, StoreError> {
         let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
         call("activate", READ_TIMEOUT, async {
-            let client = lease(&self.pool).await?;
+            let client = lease(&self.look_ups).await?;
             let sql = format!(
                 "SELECT {}, a.organization_id, {} FROM {} LEFT JOIN device_state s ON s.device_id = d.id
                  WHERE d.id = ANY($1::bigint[])",
@@ -93,7 +93,7 @@ impl DeviceStore for Store {
     async fn load_configs(&self, devices: &[DeviceId]) -> Result<Vec<Arc<DeviceConfig>>, StoreError> {
         let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
         call("load_configs", READ_TIMEOUT, async {
-            let client = lease(&self.pool).await?;
+            let client = lease(&self.look_ups).await?;
             let sql = format!(
                 "SELECT {}, a.organization_id FROM {} WHERE d.id = ANY($1::bigint[])",
                 metadata::COLUMNS,

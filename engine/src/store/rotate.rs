@@ -13,7 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::cipher::{Cipher, CipherError};
 use super::database_url::{DatabaseUrl, DatabaseUrlError};
 use super::error::describe;
-use super::pool::{self, IoThread};
+use super::pool::{self, IoThread, Use};
 use super::tls::TlsError;
 
 const FINGERPRINT: &str = "secret_key_fingerprint";
@@ -77,7 +77,7 @@ fn failed(error: tokio_postgres::Error) -> RotateError {
 /// A [`RotateError`]; then nothing changed.
 pub async fn rotate_secret_key(url: &Secret, old: &Cipher, new: &Cipher) -> Result<Rotation, RotateError> {
     let url = DatabaseUrl::parse(url)?;
-    let pool = pool::open(&url, IoThread::start()?, 2)?;
+    let pool = pool::open(&url, IoThread::start()?, 2, Use::General)?;
     let mut client = pool.get().await.map_err(|error| StoreError::Unavailable(error.to_string()))?;
     let transaction = client.transaction().await.map_err(failed)?;
     let done = in_transaction(&transaction, old, new).await;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_rt::Arbiter;
 use sluse_engine::source::{ChirpstackConfig, SessionOwner};
 use sluse_schema::partition::PartitionId;
 use tokio::time::{Instant, sleep};
@@ -24,7 +25,8 @@ impl Node {
     fn new(broker: &Broker) -> Self {
         let intake = RecordingIntake::new();
         let config = ChirpstackConfig::new(broker.url(), "sluse-of-all-nodes");
-        let owner = SessionOwner::new(config, intake.clone(), Arc::new(RecordingGateways::default())).unwrap();
+        let gateways = Arc::new(RecordingGateways::default());
+        let owner = SessionOwner::new(Arbiter::current(), config, intake.clone(), gateways).unwrap();
         Self { owner, intake }
     }
 
@@ -60,7 +62,7 @@ fn ids(numbers: std::ops::Range<usize>) -> Vec<String> {
     numbers.map(|n| n.to_string()).collect()
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn the_session_goes_with_partition_0_and_what_waits_in_it_goes_to_the_next_owner() {
     let broker = Broker::start().await;
     let (a, b) = (Node::new(&broker), Node::new(&broker));
@@ -101,7 +103,7 @@ async fn the_session_goes_with_partition_0_and_what_waits_in_it_goes_to_the_next
     assert_eq!(a.event_ids()[by_a.len()..], ids(450..460));
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_node_that_stops_takes_the_session_no_more() {
     let broker = Broker::start().await;
     let (a, b) = (Node::new(&broker), Node::new(&broker));
@@ -119,9 +121,10 @@ async fn a_node_that_stops_takes_the_session_no_more() {
     assert_eq!((a.intake.num_accepted(), b.event_ids()), (0, ids(0..10)));
 }
 
-#[tokio::test]
+#[actix_rt::test]
 async fn a_configuration_that_cannot_work_is_told_at_the_start() {
     let config = ChirpstackConfig::new("http://127.0.0.1:1883", "sluse-of-all-nodes");
-    let refused = SessionOwner::new(config, RecordingIntake::new(), Arc::new(RecordingGateways::default()));
+    let gateways = Arc::new(RecordingGateways::default());
+    let refused = SessionOwner::new(Arbiter::current(), config, RecordingIntake::new(), gateways);
     assert!(refused.is_err());
 }

@@ -68,6 +68,7 @@ impl City {
             http_retries: 0,
             targets,
             recoveries: Vec::new(),
+            catch_ups: None,
             failures,
             warnings: ends.iter().flat_map(|e| e.warnings(may_repeat)).collect(),
         }

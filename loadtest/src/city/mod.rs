@@ -186,6 +186,8 @@ impl City {
         let before = watch.meter.read(&self.world.pids());
         watch.engine_cpu_seconds = before.engine.cpu_seconds;
         self.clock.begin_load();
+        let settle = Duration::from_secs_f64(load.settle_seconds);
+        oracle.keep_latency_from(self.clock.now_us() + u64::try_from(settle.as_micros()).unwrap_or(u64::MAX));
         let sending = tokio::spawn(generator.run());
         let recovery = Arc::new(Mutex::new(RecoveryWatch::default()));
         let player = FaultPlayer {
@@ -230,6 +232,7 @@ impl City {
         let mut report = self.report(scenario, &ends, &before, &after, watch.engine_rss_bytes_max);
         looking_for_late.inspect(JoinHandle::abort);
         report.recoveries = recovery.lock().unwrap_or_else(PoisonError::into_inner).recoveries();
+        report.catch_ups = watch.catch_up.account();
         report.load_seconds = (load_seconds * 100.0).round() / 100.0;
         report.drain_seconds = (drain_seconds * 100.0).round() / 100.0;
         report.rate_accepted = (report.uplinks_accepted as f64 / load_seconds.max(0.001)).round();

@@ -4,11 +4,14 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
 use tokio::time::sleep;
 
 use super::City;
+use crate::catch_up::CatchUpWatch;
 use crate::cli::Cli;
 use crate::meter::Meter;
+use crate::oracle::histogram;
 use crate::report::{LiveTable, Moment, Row, quantile_ms};
 use crate::scenario::Scenario;
 
@@ -24,6 +27,7 @@ pub(super) struct Watch {
     pub(super) accepted: u64,
     pub(super) engine_cpu_seconds: f64,
     pub(super) engine_rss_bytes_max: u64,
+    pub(super) catch_up: CatchUpWatch,
 }
 
 impl Watch {
@@ -39,6 +43,7 @@ impl Watch {
             accepted: 0,
             engine_cpu_seconds: 0.0,
             engine_rss_bytes_max: 0,
+            catch_up: CatchUpWatch::new(&scenario.targets, &histogram()),
         }
     }
 }
@@ -48,6 +53,10 @@ impl City {
     pub(super) async fn look(&mut self, watch: &mut Watch, is_draining: bool) -> anyhow::Result<()> {
         if is_draining && watch.is_quiet {
             sleep(Duration::from_millis(50)).await;
+            if watch.catch_up.is_needed() {
+                let latencies = self.take_recent_latencies();
+                self.look_for_catch_ups(watch, &latencies);
+            }
             return Ok(());
         }
         sleep(watch.period.saturating_sub(watch.looked_at.elapsed())).await;
@@ -55,25 +64,24 @@ impl City {
         watch.looked_at = Instant::now();
         let usages = watch.meter.read(&self.world.pids());
         watch.engine_rss_bytes_max = watch.engine_rss_bytes_max.max(usages.engine.rss_bytes);
+        if watch.is_quiet && !watch.catch_up.is_needed() {
+            return Ok(());
+        }
+        let latencies = self.take_recent_latencies();
+        let plain = self.look_for_catch_ups(watch, &latencies);
         if watch.is_quiet {
             return Ok(());
         }
         let states = self.states().await;
-        let mut rows = Vec::new();
-        let mut plain = hdrhistogram::Histogram::<u64>::new(3)?;
-        for (i, receiver) in self.receivers.iter().enumerate() {
-            let latencies = self.oracle.take_recent_latencies_us(receiver.duties());
-            if receiver.target.is_plain() {
-                plain.add(&latencies)?;
-            }
-            rows.push(Row {
+        let rows: Vec<Row> = (self.receivers.iter().zip(&latencies).enumerate())
+            .map(|(i, (receiver, latencies))| Row {
                 name: receiver.target.name.clone(),
                 status: states.as_ref().and_then(|s| s.get(i).cloned()),
                 figures: self.figures(receiver),
-                p50_ms: quantile_ms(&latencies, 0.5),
-                p99_ms: quantile_ms(&latencies, 0.99),
-            });
-        }
+                p50_ms: quantile_ms(latencies, 0.5),
+                p99_ms: quantile_ms(latencies, 0.99),
+            })
+            .collect();
         let (sent, accepted) = self.oracle.totals();
         let moment = Moment {
             elapsed_s: self.clock.load_elapsed().as_secs_f64(),
@@ -94,5 +102,27 @@ impl City {
         std::io::stdout().write_all(text.as_bytes())?;
         std::io::stdout().flush()?;
         Ok(())
+    }
+
+    /// Latencies of every receiver since the last look.
+    fn take_recent_latencies(&self) -> Vec<Histogram<u64>> {
+        self.receivers.iter().map(|receiver| self.oracle.take_recent_latencies_us(receiver.duties())).collect()
+    }
+
+    /// Looks after receivers that catch up; the latencies of those that answer at once, together.
+    fn look_for_catch_ups(&self, watch: &mut Watch, latencies: &[Histogram<u64>]) -> Histogram<u64> {
+        let mut plain = histogram();
+        for (_, latencies) in self.receivers.iter().zip(latencies).filter(|(receiver, _)| receiver.target.is_plain()) {
+            // The bounds are the same everywhere: adding cannot fail.
+            let _ = plain.add(latencies);
+        }
+        watch.catch_up.look(
+            self.clock.load_elapsed().as_secs_f64(),
+            self.clock.now_us(),
+            |i| self.figures(&self.receivers[i]),
+            |i| self.oracle.oldest_owed_us(self.receivers[i].duties()),
+            &plain,
+        );
+        plain
     }
 }
