@@ -56,7 +56,7 @@ impl FieldError {
         ApiError::bad_request(vec![self.into_json()])
     }
 
-    fn into_json(self) -> Value {
+    pub(crate) fn into_json(self) -> Value {
         let is_secret = is_secret_name(&self.property);
         let mut item = json!({"target": mask(self.target), "property": self.property});
         if let Some(value) = self.value {
@@ -291,7 +291,9 @@ impl<'a> Form<'a> {
         if number.is_none() {
             self.fail(name, "isInt", format!("{name} must be an integer number"));
         }
-        self.check_range(name, number.map(|n| n as f64), min.map(|n| n as f64), max.map(|n| n as f64));
+        // A fraction is no integer, and within the range all the same.
+        let size = self.object.get(name).and_then(Value::as_f64).or_else(|| number.map(|n| n as f64));
+        self.check_range(name, size, min.map(|n| n as f64), max.map(|n| n as f64));
         number.unwrap_or_default()
     }
 

@@ -304,7 +304,7 @@ impl Config {
             http: http(&said.http)?,
             database: DatabaseConfig {
                 url: secret(&said.database.url),
-                num_connections_max: at_least("database.num_connections_max", said.database.num_connections_max, 2)?,
+                num_connections_max: at_least("database.num_connections_max", said.database.num_connections_max, 4)?,
             },
             log: log(&said.log)?,
             kafka: kafka(&said.log.kafka_brokers, &said.kafka)?,

@@ -107,7 +107,9 @@ impl Store {
         let io = IoThread::start()?;
         let num_connections_max = config.num_connections_max.max(2);
         let num_look_ups_max = (num_connections_max / 4).max(1);
-        let pool = pool::open(&url, io.clone(), num_connections_max - num_look_ups_max, Use::General)?;
+        // Two at least: whoever leads the nodes' jobs keeps one, and must not wait for itself.
+        let num_general_max = (num_connections_max - num_look_ups_max).max(2);
+        let pool = pool::open(&url, io.clone(), num_general_max, Use::General)?;
         let look_ups = pool::open(&url, io.clone(), num_look_ups_max, Use::LookUps)?;
         wait_for_server(&pool).await?;
         check_server(&pool).await?;

@@ -404,6 +404,38 @@ mod tests {
         assert!(change(&stored, otaa(json!(""))).is_err());
     }
 
+    /// As the reference answered, recorded: which settings, in which order, under which constraints.
+    #[test]
+    fn what_is_wrong_with_settings_is_said_in_the_references_order_and_words() {
+        let wrong = |name: &str, body: Value| -> Vec<(String, Vec<String>)> {
+            let item = read_new(body).unwrap_err().remove(0).into_json();
+            assert_eq!(item["property"], name);
+            let items = item["children"].as_array().unwrap().clone();
+            let keys = |item: &Value| item["constraints"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+            items.iter().map(|item| (item["property"].as_str().unwrap().to_owned(), keys(item))).collect()
+        };
+        let abp = json!({"name": "L", "type": "LORAWAN", "applicationId": 1, "lorawanSettings": {
+            "devEUI": "a81758fffe0000aa", "deviceProfileID": "no", "activationType": "ABP", "devAddr": "01020304",
+            "nFCntDown": 1.5, NETWORK_SESSION_KEY: KEY, APPLICATION_SESSION_KEY: KEY,
+        }});
+        let keys = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(
+            wrong("lorawanSettings", abp),
+            [
+                ("fCntUp".to_owned(), keys(&["isNumber", "isInt", "min"])),
+                ("nFCntDown".to_owned(), keys(&["isInt"])),
+                ("deviceProfileID".to_owned(), keys(&["isUuid"])),
+            ]
+        );
+        let sigfox = json!({"name": "S", "type": "SIGFOX", "applicationId": 1, "sigfoxSettings": {
+            "deviceId": "", "groupId": 1, "deviceTypeId": "5f1e", "pac": "zz", "endProductCertificate": "",
+        }});
+        assert_eq!(
+            wrong("sigfoxSettings", sigfox),
+            [("deviceId".to_owned(), keys(&["matches"])), ("pac".to_owned(), keys(&["matches"]))]
+        );
+    }
+
     #[test]
     fn texts_that_are_not_sent_stay_null_clears_them_and_a_place_that_is_not_sent_goes() {
         let http = |more: Value| {
