@@ -8,7 +8,7 @@ use sluse_schema::port::admin::gateway::GatewayHistory;
 use sluse_schema::port::admin::{AdminError, Page};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::gateways::{among, gateway_of_path, resource};
+use super::gateways::{among, gateway_to_change, resource};
 use super::view;
 use crate::authz::{Caller, Reader};
 use crate::config::PAGE_LIMIT_MAX;
@@ -77,7 +77,7 @@ async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) 
 )]
 #[get("/lorawan/gateway/status/{gateway}")]
 async fn one(caller: Caller<Reader>, state: web::Data<AppState>, request: HttpRequest, query: Query) -> ApiResult {
-    let id = gateway_of_path(&request, "gateway")?;
+    let id = gateway_to_change(&request)?;
     query.page()?;
     let from = begin(&query, Utc::now())?;
     let row = match state.admin().gateway(id).await {
