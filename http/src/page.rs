@@ -60,7 +60,10 @@ impl Query {
     }
 
     /// A number, which is given once.
-    fn number(&self, name: &str) -> ApiResult<Option<f64>> {
+    ///
+    /// # Errors
+    /// 400 when it is given and is none, or given twice.
+    pub fn number(&self, name: &str) -> ApiResult<Option<f64>> {
         let is_repeated = self.num(name) > 1;
         let Some(text) = self.text(name).or(is_repeated.then_some("")) else { return Ok(None) };
         match text.trim().parse::<f64>() {

@@ -24,7 +24,7 @@ use crate::openapi::{
     devices::Device,
 };
 use crate::page::{PageQuery, Query};
-use crate::validate::{Form, Rule, parse_date};
+use crate::validate::{DATE_MS_MAX, Form, Rule, parse_date};
 
 /// Devices that an organisation's map shows.
 const NUM_MAP_DEVICES_MAX: i64 = 50_000;
@@ -98,11 +98,10 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 
 fn is_phone_number(text: &str) -> bool {
     let mut run = 0;
-    let has_run = text.bytes().any(|b| {
+    text.bytes().any(|b| {
         run = if b.is_ascii_digit() || b == b'-' || b == b'+' { run + 1 } else { 0 };
         run >= 6
-    });
-    has_run
+    })
 }
 
 /// Whether a date is a text that is none: no error of validation in the reference, but one of saving.
@@ -110,6 +109,7 @@ fn is_no_date(form: &Form<'_>, name: &str) -> bool {
     form.get(name).is_some_and(|value| match value {
         Value::String(text) => parse_date(text).is_none(),
         Value::Array(_) | Value::Object(_) => true,
+        Value::Number(ms) => ms.as_f64().is_none_or(|ms| ms.abs() > DATE_MS_MAX),
         _ => false,
     })
 }

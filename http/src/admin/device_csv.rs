@@ -32,7 +32,7 @@ const HEADER: &str = "name,id,type,latitude,longitude,commentOnLocation,comment,
 #[utoipa::path(
     tag = "iot-device",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, body = String, content_type = "application/octet-stream")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/iot-device/getDevicesMetadataCsv/{id}")]

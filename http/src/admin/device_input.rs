@@ -15,7 +15,7 @@ use super::device_shape::{
 };
 use super::mask::{means_keep, merged};
 use crate::error::code;
-use crate::validate::{FieldError, Form, Rule};
+use crate::validate::{Form, Rule};
 
 /// A device as a body describes it.
 #[derive(Clone, Debug)]
@@ -367,7 +367,7 @@ impl DeviceInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::MASK;
+    use crate::validate::{FieldError, MASK};
 
     fn read_new(body: Value) -> Result<DeviceFields, Vec<FieldError>> {
         let mut form = Form::of(&body);

@@ -314,7 +314,7 @@ async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiR
 #[put("/iot-device/changeApplication/{id}")]
 async fn change_application(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
-    let row = admin.device(DeviceId(id.0)).await?;
+    let row = known(admin, id).await?;
     let permit = caller.write(row.resource())?;
     if row.fields.kind == DeviceType::Sigfox {
         return Err(ApiError::bad_request(code::NOT_VALID_FORMAT));
@@ -390,7 +390,7 @@ async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Que
 #[utoipa::path(
     tag = "iot-device",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, description = "empty for a device without a radio", body = Vec<Value>)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/iot-device/stats/{id}")]
@@ -472,7 +472,7 @@ async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: J
         _ => {
             caller.write(row.resource())?;
             let mut form = Form::of(&body.0);
-            downlinks::read_data(&mut form);
+            downlinks::check_data(&mut form);
             form.finish()?;
             Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE))
         }
@@ -488,7 +488,7 @@ async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: J
 )]
 #[post("/iot-device/{id}/flushDownlinkQueue")]
 async fn flush_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    let row = state.admin().device(DeviceId(id.0)).await?;
+    let row = known(state.admin(), id).await?;
     let permit = caller.write(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => downlinks::flush(&state, &permit, &caller.changed_by, &row).await,

@@ -26,7 +26,7 @@ use crate::json::{JsonBody, PathId, created, ok};
 use crate::network::align::network_gateway;
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S};
-use crate::openapi::lorawan::{Done, GatewayChange, GatewayDraft, GatewayFilter, GatewayMove, Gateways};
+use crate::openapi::lorawan::{Done, GatewayChange, GatewayDraft, GatewayFilter, GatewayMove, Gateways, NotDone};
 use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
@@ -175,7 +175,7 @@ fn check_packages(fields: &GatewayFields) -> ApiResult<()> {
 #[utoipa::path(
     tag = "chirpstack-gateway",
     request_body = GatewayDraft,
-    responses((status = 201, body = Done)),
+    responses((status = 201, body = Done), (status = 400, description = "not done", body = NotDone)),
     security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
 )]
 #[post("/chirpstack/gateway")]
@@ -312,7 +312,7 @@ async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> Api
     tag = "chirpstack-gateway",
     params(("gateway" = String, Path)),
     request_body = GatewayChange,
-    responses((status = 200, body = Done)),
+    responses((status = 200, body = Done), (status = 400, description = "not done", body = NotDone)),
     security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
 )]
 #[put("/chirpstack/gateway/{gateway}")]

@@ -125,7 +125,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, description = "empty when there is none", body = SigfoxGroup)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-group/{id}")]

@@ -54,7 +54,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 #[utoipa::path(
     tag = "test-payload-decoder",
     request_body = DecoderTrial,
-    responses((status = 201)),
+    responses((status = 201, description = "what the decoder returned, as JSON text", body = String, content_type = "text/html")),
     security(("token" = []), ("apiKey" = [])),
 )]
 #[post("/test-payload-decoder")]
