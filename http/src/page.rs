@@ -173,11 +173,15 @@ impl Query {
     /// # Errors
     /// 400 when `name` says something that is none of `values`.
     pub fn check_among(&self, name: &str, values: &[&str]) -> ApiResult<()> {
+        // The web client mixes `orderOn` up with `sort` here and there.
+        let is_direction = |text: &str| ["asc", "desc"].iter().any(|direction| text.eq_ignore_ascii_case(direction));
         match self.text(name) {
-            Some(text) if !values.contains(&text) => Err(FieldError::new(name, Some(json!(text)))
-                .failing("isIn", format!("{name} must be one of the following values: {}", values.join(", ")))
-                .about(self.as_target())
-                .into_api_error()),
+            Some(text) if !values.contains(&text) && !is_direction(text) => {
+                Err(FieldError::new(name, Some(json!(text)))
+                    .failing("isIn", format!("{name} must be one of the following values: {}", values.join(", ")))
+                    .about(self.as_target())
+                    .into_api_error())
+            }
             _ => Ok(()),
         }
     }

@@ -166,7 +166,7 @@ async fn list(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiRes
         }
     }
     query.check_among("orderOn", &ORDER)?;
-    query.check_among("sort", &["asc", "desc", "ASC", "DESC", "Asc", "Desc"])?;
+    query.check_among("sort", &["ASC", "DESC"])?;
     let found = state.admin().api_keys(organization, &query.page()?.within(&ORDER)).await?;
     let group = |p: &PermissionDetail| {
         let mut row = view::permission(&p.permission);

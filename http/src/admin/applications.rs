@@ -19,7 +19,7 @@ use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
 use crate::openapi as shape;
 use crate::openapi::{
-    Deleted, Listed,
+    Deleted, Listed, Problem,
     applications::{DashboardCounts, Relocation},
     devices::Device,
 };
@@ -267,7 +267,7 @@ async fn relocate(
 #[utoipa::path(
     tag = "application",
     params(("id" = i64, Path)),
-    responses((status = 200, body = Deleted)),
+    responses((status = 200, body = Deleted), (status = 409, description = "it has Sigfox devices", body = Problem)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[delete("/application/{id}")]

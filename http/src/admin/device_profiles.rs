@@ -24,7 +24,7 @@ use crate::json::{JsonBody, created, deleted, ok};
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S, MADE_BY_TAG, ORGANIZATION_TAG};
 use crate::openapi::{
-    Deleted,
+    Deleted, Problem,
     lorawan::{DeviceProfileDraft, DeviceProfiles, NetworkId},
 };
 use crate::page::{PageQuery, Query};
@@ -367,7 +367,7 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, request: HttpReq
 #[utoipa::path(
     tag = "device-profile",
     params(("profile" = String, Path)),
-    responses((status = 200, body = Deleted)),
+    responses((status = 200, body = Deleted), (status = 409, description = "devices have it", body = Problem)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[delete("/chirpstack/device-profiles/{profile}")]

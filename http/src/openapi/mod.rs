@@ -161,9 +161,10 @@ fn add_common_answers(path: &str, operation: &mut Operation) {
     let is_of_row = |parameter: &RefOr<Parameter>| matches!(parameter, RefOr::T(p) if p.name.ends_with("Id"));
     let names_a_row = has_body || operation.parameters.iter().flatten().any(is_of_row);
     let is_reduced = path.starts_with("/api/v1/auth/");
+    let is_of_provider = is_reduced && ["kombit", "oidc"].iter().any(|provider| path.contains(provider));
     let mut add = |status: &str, description: &str| {
-        // What is wrong with a body is told below `/auth` too.
-        let schema = if is_reduced && status != "400" { "ReducedProblem" } else { "Problem" };
+        // What is wrong with a body, or not configured, is told below `/auth` too.
+        let schema = if is_reduced && !["400", "404"].contains(&status) { "ReducedProblem" } else { "Problem" };
         let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
         let response = ResponseBuilder::new().description(description).content("application/json", problem).build();
         operation.responses.responses.entry(status.to_owned()).or_insert(response.into());
@@ -176,6 +177,9 @@ fn add_common_answers(path: &str, operation: &mut Operation) {
     if has_body {
         add("413", "the body is too large");
         add("415", "the body is packed or written in a way that is not read here");
+    }
+    if is_of_provider {
+        add("404", "this way to log in is not configured");
     }
     if path.contains('{') || has_security && names_a_row {
         add("404", "there is no such thing, or the caller may not know of it");
