@@ -6,6 +6,7 @@ mod api_keys;
 mod audit;
 mod audit_walk;
 mod document;
+mod every_route;
 mod fixture;
 mod fuzz;
 mod golden;
