@@ -14,6 +14,7 @@ use super::changes::Listener;
 use super::cipher::Cipher;
 use super::database_url::{DatabaseUrl, DatabaseUrlError};
 use super::error::{WorkError, describe};
+use super::metadata::SharedEnds;
 use super::migrate::{MigrateError, migrate};
 use super::pool::{self, IoThread, Use, lease, within};
 use super::scripts::ScriptCache;
@@ -88,6 +89,7 @@ pub struct Store {
     pub(super) cipher: Arc<Cipher>,
     pub(super) num_partitions: u32,
     pub(super) scripts: ScriptCache,
+    pub(super) ends: SharedEnds,
     pub(super) listener: Listener,
     _io: Arc<IoThread>,
 }
@@ -121,8 +123,8 @@ impl Store {
             .await?
             .map_or(Ok(()), |stored| Err(OpenError::OtherPartitions { stored, ours: num_partitions }))?;
         let listener = Listener::start(&url, &io)?;
-        let scripts = ScriptCache::default();
-        let store = Arc::new(Self { pool, look_ups, cipher, num_partitions, scripts, listener, _io: io });
+        let (scripts, ends) = (ScriptCache::default(), SharedEnds::default());
+        let store = Arc::new(Self { pool, look_ups, cipher, num_partitions, scripts, ends, listener, _io: io });
         store.assign_target_partitions().await?;
         Ok(store)
     }

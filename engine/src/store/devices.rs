@@ -14,7 +14,7 @@ use sluse_schema::record::Position;
 use super::call::call;
 use super::connect::Store;
 use super::error::WorkError;
-use super::metadata::{self, DeviceRecord};
+use super::metadata::{self, DeviceRecord, SharedEnds};
 use super::pool::lease;
 use super::scripts::Xid;
 use super::states;
@@ -82,7 +82,7 @@ impl DeviceStore for Store {
             let mut routes = self.load_routes(&client, &ids).await?;
             client.done();
             let activations = rows.iter().map(|row| Activation {
-                config: Arc::new(config_of(row, &mut routes)),
+                config: Arc::new(config_of(row, &mut routes, &self.ends)),
                 state: states::state_of_row(row, metadata::NUM_COLUMNS + 1),
             });
             Ok::<_, WorkError>(activations.collect())
@@ -103,7 +103,7 @@ impl DeviceStore for Store {
             let rows = client.query(&statement, &[&ids]).await?;
             let mut routes = self.load_routes(&client, &ids).await?;
             client.done();
-            Ok::<_, WorkError>(rows.iter().map(|row| Arc::new(config_of(row, &mut routes))).collect())
+            Ok::<_, WorkError>(rows.iter().map(|row| Arc::new(config_of(row, &mut routes, &self.ends))).collect())
         })
         .await
     }
@@ -124,13 +124,13 @@ impl DeviceStore for Store {
 /// Distinct (target, decoder) pairs per device.
 type Routes = HashMap<i64, Vec<Route>>;
 
-fn config_of(row: &tokio_postgres::Row, routes: &mut Routes) -> DeviceConfig {
+fn config_of(row: &tokio_postgres::Row, routes: &mut Routes, shared: &SharedEnds) -> DeviceConfig {
     let record = DeviceRecord::of_row(row);
     DeviceConfig {
         device: DeviceId(record.id),
         application: ApplicationId(record.application.id),
         organization: OrganizationId(row.get(metadata::NUM_COLUMNS)),
-        metadata: record.to_json().into(),
+        metadata: record.to_text(shared),
         name: record.name,
         routes: routes.remove(&record.id).unwrap_or_default().into(),
     }

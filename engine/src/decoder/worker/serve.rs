@@ -94,7 +94,7 @@ impl Worker<'_> {
             Request::Script { decoder, dialect, source } => self.cache.put(decoder, dialect, source),
             Request::Forget { decoder } => self.cache.forget(decoder),
             Request::SelfCheck => self.reply(&Reply::Checked { text: &sandbox::self_check() }),
-            Request::Job { decoder, received_at_ms, metadata, payload } => {
+            Request::Job { decoder, received_at_ms, metadata: [metadata, _], payload } => {
                 self.progress.start();
                 self.decode(decoder, Call { payload, metadata, received_at_ms });
                 self.progress.finish();
