@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use sluse_schema::port::StoreError;
+use sluse_schema::device::DeviceRef;
+use sluse_schema::id::{DeviceId, DeviceKey};
+use sluse_schema::port::{Activation, StoreError};
 use sluse_schema::secret::Secret;
 
 use super::changes::Listener;
 use super::cipher::Cipher;
 use super::database_url::{DatabaseUrl, DatabaseUrlError};
 use super::error::{WorkError, describe};
+use super::gather::Gather;
 use super::metadata::SharedEnds;
 use super::migrate::{MigrateError, migrate};
 use super::pool::{self, IoThread, Use, lease, within};
@@ -90,6 +93,8 @@ pub struct Store {
     pub(super) num_partitions: u32,
     pub(super) scripts: ScriptCache,
     pub(super) ends: SharedEnds,
+    pub(super) finding: Gather<DeviceKey, DeviceRef>,
+    pub(super) activating: Gather<DeviceId, Activation>,
     pub(super) listener: Listener,
     _io: Arc<IoThread>,
 }
@@ -124,7 +129,19 @@ impl Store {
             .map_or(Ok(()), |stored| Err(OpenError::OtherPartitions { stored, ours: num_partitions }))?;
         let listener = Listener::start(&url, &io)?;
         let (scripts, ends) = (ScriptCache::default(), SharedEnds::default());
-        let store = Arc::new(Self { pool, look_ups, cipher, num_partitions, scripts, ends, listener, _io: io });
+        let (finding, activating) = (Gather::default(), Gather::default());
+        let store = Arc::new(Self {
+            pool,
+            look_ups,
+            cipher,
+            num_partitions,
+            scripts,
+            ends,
+            finding,
+            activating,
+            listener,
+            _io: io,
+        });
         store.assign_target_partitions().await?;
         Ok(store)
     }
