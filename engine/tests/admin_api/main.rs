@@ -7,6 +7,7 @@ mod audit;
 mod audit_walk;
 mod fixture;
 mod fuzz;
+mod gateway_alarms;
 mod golden;
 mod groups;
 mod identity_provider;
