@@ -125,7 +125,7 @@ impl Readiness for FakeReadiness {
     }
 }
 
-async fn connect(url: Secret) -> Arc<Store> {
+pub async fn connect(url: Secret) -> Arc<Store> {
     let cipher = Arc::new(Cipher::new(&Secret::new(SECRET_KEY)).unwrap());
     Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap()
 }

@@ -9,6 +9,7 @@ mod document;
 mod every_route;
 mod fixture;
 mod fuzz;
+mod gateway_alarms;
 mod golden;
 mod groups;
 mod identity_provider;
