@@ -22,7 +22,7 @@ mod devices;
 mod failures;
 mod gateways;
 mod housekeeping;
-mod log_in_use;
+pub(crate) mod log_in_use;
 mod metadata;
 mod scripts;
 mod states;
