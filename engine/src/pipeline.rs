@@ -279,7 +279,8 @@ pub async fn build(
         },
     )?;
     if let Some(network) = network {
-        tasks.extend(LorawanJobs { admin: PgAdminStore::new(store), network, mailer }.spawn(store));
+        let frontend_base_url = config.http.frontend_base_url.clone();
+        tasks.extend(LorawanJobs { admin: PgAdminStore::new(store), network, mailer, frontend_base_url }.spawn(store));
     }
     Ok(Pipeline { decoder, log, targets, devices, chirpstack, http, tasks, arbiters })
 }

@@ -1,9 +1,12 @@
 //! Two `sluse` processes on one Kafka and one PostgreSQL: what is accepted arrives, in order per device and target, when one is killed,
-//! when both are restarted one after the other, and when one sleeps through its session.
+//! when both are restarted one after the other, and when one sleeps through its session. And what is changed through one takes effect on
+//! the other.
 
 #[path = "edges/certificates.rs"]
 #[allow(dead_code, reason = "only the receiver needs it")]
 mod certificates;
+#[path = "kafka_nodes/changes.rs"]
+mod changes;
 #[path = "../../loadtest/src/kafka_process.rs"]
 mod kafka_process;
 #[path = "edges/receiver.rs"]
@@ -118,15 +121,30 @@ struct Stage {
     database_url: String,
     receiver: Receiver,
     keys: Vec<String>,
+    /// Numbers go on from one fault to the next.
+    first_number: Arc<AtomicUsize>,
     a: Node,
     b: Node,
     _kafka: Kafka,
     _postgres: PrivatePostgres,
     _dirs: [tempfile::TempDir; 2],
+    _turn: tokio::sync::MutexGuard<'static, ()>,
 }
 
+/// Two stages at once would be too much for a small machine.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 impl Stage {
+    /// Both nodes, with devices and targets.
     async fn set() -> Self {
+        let mut stage = Self::bare().await;
+        stage.register().await;
+        stage
+    }
+
+    /// Both nodes, with nothing registered.
+    async fn bare() -> Self {
+        let turn = TURN.lock().await;
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut dir = tempfile::tempdir().unwrap();
         dir.disable_cleanup(std::env::var_os("KEEP").is_some());
@@ -140,17 +158,18 @@ impl Stage {
             database_url: postgres.url().reveal().to_owned(),
             receiver: Receiver::start(Reply::status("200 OK")).await,
             keys: Vec::new(),
+            first_number: Arc::default(),
             a: Node::new("a", dir.path()),
             b: Node::new("b", dir.path()),
             _kafka: kafka,
             _postgres: postgres,
             _dirs: [dir, postgres_dir],
+            _turn: turn,
         };
         stage.a.start(&stage.brokers, &stage.database_url);
         stage.until_ready("a").await;
         stage.b.start(&stage.brokers, &stage.database_url);
         stage.until_ready("b").await;
-        stage.register().await;
         stage
     }
 
@@ -168,7 +187,13 @@ impl Stage {
     }
 
     async fn post(&self, token: &str, path: &str, body: Value) -> Value {
-        let request = self.client.post(format!("{}{path}", self.a.base())).bearer_auth(token).json(&body);
+        self.ask("POST", token, path, body).await
+    }
+
+    /// Through node `a`.
+    async fn ask(&self, method: &str, token: &str, path: &str, body: Value) -> Value {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = self.client.request(method, format!("{}{path}", self.a.base())).bearer_auth(token).json(&body);
         let answer = request.send().await.unwrap();
         let status = answer.status();
         let text = answer.text().await.unwrap();
@@ -211,7 +236,7 @@ impl Stage {
         let tasks = self.keys.iter().enumerate().map(|(device, key)| {
             let (client, is_over, num_accepted) = (self.client.clone(), is_over.clone(), num_accepted.clone());
             let urls: Vec<String> = urls.iter().map(|base| format!("{base}/receive-data?apiKey={key}")).collect();
-            let first = FIRST_NUMBER.load(Ordering::Relaxed);
+            let first = self.first_number.load(Ordering::Relaxed);
             tokio::spawn(async move {
                 let mut number = first;
                 let mut num_tries = device;
@@ -237,7 +262,7 @@ impl Stage {
                 (first, number)
             })
         });
-        Sending { tasks: tasks.collect(), is_over, num_accepted }
+        Sending { tasks: tasks.collect(), is_over, num_accepted, first_number: self.first_number.clone() }
     }
 
     /// Waits until every target has every accepted number of every device, the first arrivals in order.
@@ -293,13 +318,11 @@ impl Stage {
     }
 }
 
-/// Numbers go on from one fault to the next.
-static FIRST_NUMBER: AtomicUsize = AtomicUsize::new(0);
-
 struct Sending {
     tasks: Vec<tokio::task::JoinHandle<(usize, usize)>>,
     is_over: Arc<AtomicBool>,
     num_accepted: Arc<AtomicUsize>,
+    first_number: Arc<AtomicUsize>,
 }
 
 impl Sending {
@@ -314,7 +337,11 @@ impl Sending {
         for task in self.tasks {
             sent.push(task.await.unwrap());
         }
+<<<<<<< HEAD
         FIRST_NUMBER.fetch_max(sent.iter().map(|(_, end)| *end).max().unwrap_or_default(), Ordering::Relaxed);
+=======
+        self.first_number.store(sent.iter().map(|(_, end)| *end).max().unwrap_or_default(), Ordering::Relaxed);
+>>>>>>> main
         sent
     }
 }

@@ -100,10 +100,25 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, ApiError> {
     }
 }
 
-/// Whether the content type is JSON: `application/json`, `text/json` or `+json`, in UTF-8. An absent one counts as JSON.
+/// What the content type says that a body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// `application/json`, `text/json` or `+json`, in UTF-8. Nothing said counts as JSON.
+    Json,
+    /// JSON in another character set.
+    OtherJson,
+    Other,
+}
+
+/// Whether the content type is JSON that can be read.
 pub fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE) else { return true };
-    let Ok(text) = value.to_str() else { return false };
+    content(headers) == Content::Json
+}
+
+/// What the content type says.
+pub fn content(headers: &HeaderMap) -> Content {
+    let Some(value) = headers.get(CONTENT_TYPE) else { return Content::Json };
+    let Ok(text) = value.to_str() else { return Content::Other };
     let mut parts = text.split(';');
     let essence = parts.next().unwrap_or("").trim().to_ascii_lowercase();
     let is_json = essence.is_empty()
@@ -114,7 +129,11 @@ pub fn is_json(headers: &HeaderMap) -> bool {
         !name.trim().eq_ignore_ascii_case("charset")
             || ["utf-8", "utf8", "us-ascii"].contains(&value.trim().trim_matches('"').to_ascii_lowercase().as_str())
     });
-    is_json && is_utf8
+    match (is_json, is_utf8) {
+        (true, true) => Content::Json,
+        (true, false) => Content::OtherJson,
+        (false, _) => Content::Other,
+    }
 }
 
 #[cfg(test)]

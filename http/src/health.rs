@@ -29,7 +29,7 @@ pub fn metrics_routes(cfg: &mut ServiceConfig<'_>) {
 /// Whether the process answers.
 #[utoipa::path(
     tag = "health",
-    responses((status = 200)),
+    responses((status = 200, body = Value)),
 )]
 #[get("/healthz")]
 async fn healthz() -> HttpResponse {
@@ -39,7 +39,7 @@ async fn healthz() -> HttpResponse {
 /// Whether uplinks are taken in, each dependency by name.
 #[utoipa::path(
     tag = "health",
-    responses((status = 200)),
+    responses((status = 200, body = Value), (status = 503, description = "something is away", body = Value)),
 )]
 #[get("/readyz")]
 async fn readyz(state: web::Data<AppState>) -> HttpResponse {
@@ -59,7 +59,7 @@ async fn readyz(state: web::Data<AppState>) -> HttpResponse {
 /// The API's banner.
 #[utoipa::path(
     tag = "default",
-    responses((status = 200)),
+    responses((status = 200, body = String, content_type = "text/html")),
 )]
 #[get("")]
 async fn banner() -> HttpResponse {
@@ -69,7 +69,7 @@ async fn banner() -> HttpResponse {
 /// The reference's health check.
 #[utoipa::path(
     tag = "default",
-    responses((status = 200)),
+    responses((status = 200, body = String, content_type = "text/html")),
 )]
 #[get("/healthcheck")]
 async fn healthcheck(state: web::Data<AppState>) -> ApiResult {
@@ -86,7 +86,7 @@ async fn healthcheck(state: web::Data<AppState>) -> ApiResult {
 /// Metrics in Prometheus' text format.
 #[utoipa::path(
     tag = "health",
-    responses((status = 200)),
+    responses((status = 200, body = String, content_type = "text/plain")),
 )]
 #[get("/metrics")]
 async fn metrics(state: web::Data<AppState>) -> HttpResponse {

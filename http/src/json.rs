@@ -7,13 +7,14 @@ use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use actix_web::{FromRequest, HttpRequest, HttpResponse};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use crate::body;
+use crate::body::{self, Content};
 use crate::config::ADMIN_BODY_BYTES_MAX;
 use crate::error::{ApiError, ApiResult};
+use crate::json_words;
 
-/// The body of a request: an object or an array; nothing sent is an empty object, as in the reference.
+/// The body of a request: an object or an array. Nothing sent is an empty object, and so is what is no JSON, as in the reference.
 #[derive(Clone, Debug)]
 pub struct JsonBody(pub Value);
 
@@ -26,23 +27,28 @@ impl FromRequest for JsonBody {
         let headers = request.headers().clone();
         Box::pin(async move {
             let bytes = body::read(&headers, &mut payload, ADMIN_BODY_BYTES_MAX).await?;
-            if !bytes.is_empty() && !body::is_json(&headers) {
-                return Err(ApiError::unsupported("the body must be application/json in UTF-8"));
+            match body::content(&headers) {
+                Content::Json => parse(&bytes).map(Self),
+                Content::OtherJson if !bytes.is_empty() => {
+                    Err(ApiError::unsupported("the body must be application/json in UTF-8"))
+                }
+                // Nobody reads what is no JSON: it says nothing, as in the reference.
+                Content::OtherJson | Content::Other => Ok(Self(Value::Object(Map::new()))),
             }
-            parse(&bytes).map(Self)
         })
     }
 }
 
 fn parse(bytes: &[u8]) -> ApiResult<Value> {
     if bytes.trim_ascii().is_empty() {
-        return Ok(Value::Object(serde_json::Map::new()));
+        return Ok(Value::Object(Map::new()));
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| ApiError::malformed(e.to_string()))?;
-    if !value.is_object() && !value.is_array() {
-        return Err(ApiError::malformed("the body must be a JSON object or array"));
+    let text = std::str::from_utf8(bytes).map_err(|_| ApiError::malformed("the body is not valid UTF-8"))?;
+    if !text.trim_start_matches([' ', '\t', '\n', '\r']).starts_with(['{', '[']) {
+        return Err(ApiError::malformed(json_words::no_container(text)));
     }
-    Ok(value)
+    serde_json::from_str(text)
+        .map_err(|e| ApiError::malformed(json_words::problem(text).unwrap_or_else(|| e.to_string())))
 }
 
 /// The `{id}` of a path, which must be an integer.
@@ -55,6 +61,16 @@ impl FromRequest for PathId {
 
     fn from_request(request: &HttpRequest, _payload: &mut Payload) -> Self::Future {
         std::future::ready(parse_id(request.match_info().get("id").unwrap_or("")).map(Self))
+    }
+}
+
+impl PathId {
+    /// The id, when there may be a row that has it: ids are 32 bits wide in the reference, and its lists know no others.
+    ///
+    /// # Errors
+    /// 404 for one that is wider.
+    pub fn of_list(self) -> ApiResult<i64> {
+        if i32::try_from(self.0).is_ok() { Ok(self.0) } else { Err(ApiError::unknown_id()) }
     }
 }
 
@@ -130,5 +146,7 @@ mod tests {
             assert_eq!(status(bad), Err(400), "{bad:?}");
         }
         assert_eq!(status("[".repeat(100_000).as_bytes()), Err(400), "depth is bounded");
+        let broken = parse(b"{\"a\":").unwrap_err();
+        assert_eq!(broken.body()["message"], "Unexpected end of JSON input");
     }
 }

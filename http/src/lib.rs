@@ -16,6 +16,7 @@ pub mod error;
 pub mod health;
 pub mod ingest;
 pub mod json;
+mod json_words;
 pub mod login;
 pub mod metrics;
 pub mod network;

@@ -49,29 +49,58 @@ impl Query {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// How often a name is given.
+    pub fn num(&self, name: &str) -> usize {
+        self.0.iter().filter(|(n, _)| n == name).count()
+    }
+
     /// The first value of this name that says something.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.raw(name).filter(|value| !["", "null", "undefined", "NaN"].contains(value))
     }
 
-    /// An integer.
+    /// A number, which is given once.
     ///
     /// # Errors
-    /// 400 when it is given and is none.
-    pub fn int(&self, name: &str) -> ApiResult<Option<i64>> {
-        let Some(text) = self.text(name) else { return Ok(None) };
+    /// 400 when it is given and is none, or given twice.
+    pub fn number(&self, name: &str) -> ApiResult<Option<f64>> {
+        let is_repeated = self.num(name) > 1;
+        let Some(text) = self.text(name).or(is_repeated.then_some("")) else { return Ok(None) };
         match text.trim().parse::<f64>() {
-            Ok(number) if number.is_finite() && number.fract() == 0.0 => Ok(Some(number as i64)),
-            _ => Err(FieldError::new(name, Some(json!(null)))
-                .failing("isNumber", format!("{name} must be a number conforming to the specified constraints"))
-                .about(self.as_target())
-                .into_api_error()),
+            Ok(number) if number.is_finite() && !is_repeated => Ok(Some(number)),
+            _ => Err(self.no_number(name)),
         }
     }
 
-    /// An integer that is not negative: PostgreSQL refuses such limits and offsets, with which the reference answers 500.
-    fn int_from_zero(&self, name: &str) -> ApiResult<Option<i64>> {
-        let number = self.int(name)?;
+    fn no_number(&self, name: &str) -> ApiError {
+        FieldError::new(name, Some(json!(null)))
+            .failing("isNumber", format!("{name} must be a number conforming to the specified constraints"))
+            .about(self.as_target())
+            .into_api_error()
+    }
+
+    /// An integer.
+    ///
+    /// # Errors
+    /// 400 when it is given and is none, or given twice.
+    pub fn int(&self, name: &str) -> ApiResult<Option<i64>> {
+        match self.number(name)? {
+            Some(number) if number.fract() != 0.0 => Err(self.no_number(name)),
+            other => Ok(other.map(|number| number as i64)),
+        }
+    }
+
+    /// An integer that must be there, in the words of class-validator.
+    ///
+    /// # Errors
+    /// 400 when it is not.
+    pub fn needed_int(&self, name: &str) -> ApiResult<i64> {
+        self.int(name)?.ok_or_else(|| self.no_number(name))
+    }
+
+    /// A number of rows. Fractions are rounded, as PostgreSQL does; it refuses negative ones, with which the reference answers 500.
+    fn rows(&self, name: &str) -> ApiResult<Option<i64>> {
+        let number = self.number(name)?.map(|number| number.round() as i64);
         if number.is_some_and(|number| number < 0) {
             return Err(FieldError::new(name, Some(json!(number)))
                 .failing("min", format!("{name} must not be less than 0"))
@@ -105,7 +134,7 @@ impl Query {
     /// # Errors
     /// 400 for a limit or an offset that is no number, or negative.
     pub fn page(&self) -> ApiResult<Page> {
-        let limit = match self.int_from_zero("limit")? {
+        let limit = match self.rows("limit")? {
             None => LIMIT_DEFAULT,
             // To the reference no limit at all.
             Some(0) => PAGE_LIMIT_MAX,
@@ -125,10 +154,42 @@ impl Query {
         }
     }
 
+    /// For lists with which the reference fails over an order without its direction.
+    ///
+    /// # Errors
+    /// 400 for `orderOn` without `sort`.
+    pub fn check_direction(&self) -> ApiResult<()> {
+        if self.text("orderOn").is_some() && self.raw("sort").is_none() {
+            return Err(FieldError::new("sort", None)
+                .failing("isString", "sort must be a string")
+                .about(self.as_target())
+                .into_api_error());
+        }
+        Ok(())
+    }
+
+    /// For lists with which the reference fails over a value that it does not know.
+    ///
+    /// # Errors
+    /// 400 when `name` says something that is none of `values`.
+    pub fn check_among(&self, name: &str, values: &[&str]) -> ApiResult<()> {
+        // The web client mixes `orderOn` up with `sort` here and there.
+        let is_direction = |text: &str| ["asc", "desc"].iter().any(|direction| text.eq_ignore_ascii_case(direction));
+        match self.text(name) {
+            Some(text) if !values.contains(&text) && !is_direction(text) => {
+                Err(FieldError::new(name, Some(json!(text)))
+                    .failing("isIn", format!("{name} must be one of the following values: {}", values.join(", ")))
+                    .about(self.as_target())
+                    .into_api_error())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn page_of(&self, limit: i64) -> ApiResult<Page> {
         Ok(Page {
             limit,
-            offset: self.int_from_zero("offset")?.unwrap_or(0),
+            offset: self.rows("offset")?.unwrap_or(0),
             order_on: self.text("orderOn").map(str::to_owned),
             is_descending: self.text("sort").is_some_and(|sort| sort.eq_ignore_ascii_case("desc")),
         })
@@ -188,5 +249,18 @@ mod tests {
         assert_eq!(item["property"], "limit");
         assert_eq!(item["constraints"]["isNumber"], "limit must be a number conforming to the specified constraints");
         assert_eq!(item["target"], json!({"limit": null, "offset": 0}));
+        assert!(Query::parse("limit=1&limit=2").page().is_err(), "which of them?");
+        assert_eq!(Query::parse("limit=1.5").page().unwrap().limit, 2);
+        assert!(Query::parse("organizationId=1.5").int("organizationId").is_err());
+    }
+
+    #[test]
+    fn what_the_reference_fails_over_is_a_callers_error() {
+        assert!(Query::parse("orderOn=name").check_direction().is_err());
+        for fine in ["orderOn=name&sort=asc", "orderOn=undefined", "sort=asc", "orderOn=name&sort=undefined"] {
+            assert!(Query::parse(fine).check_direction().is_ok(), "{fine}");
+        }
+        assert!(Query::parse("orderOn=id;drop").check_among("orderOn", &["id"]).is_err());
+        assert!(Query::parse("orderOn=null").check_among("orderOn", &["id"]).is_ok());
     }
 }

@@ -1,202 +1,33 @@
 //! Validation of bodies, with errors in the form and the words of class-validator, which the web client reads.
 //!
-//! A [`Form`] is asked for its fields one by one; what is wrong is collected, and [`Form::finish`] answers with all of it. Values
-//! of fields that are secret by their name are masked in what is echoed.
+//! A [`Form`] is asked for its fields one by one; what is wrong is collected, and [`Form::finish`] answers with all of it. What only
+//! Sluse asks for ([`Form::beyond`]) is said once nothing is wrong that the reference would have said. Values of fields that are
+//! secret by their name are masked in what is echoed.
 
-use chrono::{DateTime, NaiveDate, Utc};
-use serde_json::{Map, Value, json};
+mod field_error;
+mod rule;
+mod value;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+pub use field_error::{FieldError, MASK, is_secret_name, mask};
+pub use rule::Rule;
+pub use value::{as_int, as_javascript_text, parse_date};
 
 use crate::error::{ApiError, ApiResult};
 
-/// What stands for a secret in everything that is shown.
-pub const MASK: &str = "********";
-
-/// One thing that is wrong, as class-validator says it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FieldError {
-    property: String,
-    value: Option<Value>,
-    target: Value,
-    constraints: Map<String, Value>,
-    children: Vec<FieldError>,
-}
-
-impl FieldError {
-    /// Nothing wrong yet.
-    pub fn new(property: &str, value: Option<Value>) -> Self {
-        Self {
-            property: property.to_owned(),
-            value,
-            target: Value::Object(Map::new()),
-            constraints: Map::new(),
-            children: Vec::new(),
-        }
-    }
-
-    /// Adds a constraint that is not met.
-    pub fn failing(mut self, key: &str, text: impl Into<String>) -> Self {
-        self.constraints.insert(key.to_owned(), Value::String(text.into()));
-        self
-    }
-
-    /// What the property is of.
-    pub fn about(mut self, target: Value) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// Errors further in.
-    pub fn with_children(mut self, children: Vec<FieldError>) -> Self {
-        self.children = children;
-        self
-    }
-
-    /// The error as the answer's only one.
-    pub fn into_api_error(self) -> ApiError {
-        ApiError::bad_request(vec![self.into_json()])
-    }
-
-    pub(crate) fn into_json(self) -> Value {
-        let is_secret = is_secret_name(&self.property);
-        let mut item = json!({"target": mask(self.target), "property": self.property});
-        if let Some(value) = self.value {
-            item["value"] = if is_secret { json!(MASK) } else { mask(value) };
-        }
-        item["children"] = self.children.into_iter().map(Self::into_json).collect();
-        if !self.constraints.is_empty() {
-            item["constraints"] = Value::Object(self.constraints);
-        }
-        item
-    }
-}
-
-/// Whether a field of this name is never shown.
-pub fn is_secret_name(name: &str) -> bool {
-    let name = name.to_ascii_lowercase();
-    ["password", "secret", "authorization", "certificatekey", "applicationkey", "sessionkey", "apikey", "token"]
-        .iter()
-        .any(|part| name.contains(part))
-        && !name.ends_with("endpoint")
-        // Sigfox's Porting Authorization Code: whoever has it owns the device.
-        || name == "pac"
-}
-
-/// A value with every secret in it masked.
-pub fn mask(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .into_iter()
-            .map(|(name, value)| {
-                let shown = if is_secret_name(&name) && !value.is_null() { json!(MASK) } else { mask(value) };
-                (name, shown)
-            })
-            .collect::<Map<_, _>>()
-            .into(),
-        Value::Array(items) => items.into_iter().map(mask).collect(),
-        other => other,
-    }
-}
-
-/// What a text has to be.
-#[derive(Clone, Copy, Debug)]
-pub enum Rule {
-    /// `isLength`.
-    Length(usize, usize),
-    /// `minLength`.
-    Min(usize),
-    /// `maxLength`.
-    Max(usize),
-    /// Something besides white space.
-    NotBlank,
-    /// `isNotEmpty`.
-    NotEmpty,
-    Email,
-    Hexadecimal,
-    Uuid,
-    /// Any other check, with the name and text of its constraint.
-    Custom(&'static str, &'static str, fn(&str) -> bool),
-}
-
-impl Rule {
-    /// The constraint that `value` does not meet.
-    fn check(self, name: &str, value: Option<&Value>) -> Option<(&'static str, String)> {
-        let text = value.and_then(Value::as_str);
-        // Characters as validator.js counts them: a surrogate pair is one.
-        let num_chars = text.map(|t| t.chars().count());
-        let (is_met, key, message) = match self {
-            Self::Length(min, max) => {
-                // class-validator takes what JavaScript calls falsy, and a short array, for a text that is too short.
-                let is_nothing = match value {
-                    None | Some(Value::Null | Value::Bool(false)) => true,
-                    Some(Value::Number(number)) => number.as_f64() == Some(0.0),
-                    Some(Value::Array(items)) => items.len() < min,
-                    _ => false,
-                };
-                let message = match num_chars {
-                    Some(n) if n < min => format!("{name} must be longer than or equal to {min} characters"),
-                    None if is_nothing => format!("{name} must be longer than or equal to {min} characters"),
-                    Some(_) => format!("{name} must be shorter than or equal to {max} characters"),
-                    None => format!(
-                        "{name} must be longer than or equal to {min} and shorter than or equal to {max} characters"
-                    ),
-                };
-                (num_chars.is_some_and(|n| (min..=max).contains(&n)), "isLength", message)
-            }
-            Self::Min(min) => (
-                num_chars.is_some_and(|n| n >= min),
-                "minLength",
-                format!("{name} must be longer than or equal to {min} characters"),
-            ),
-            Self::Max(max) => (
-                num_chars.is_some_and(|n| n <= max),
-                "maxLength",
-                format!("{name} must be shorter than or equal to {max} characters"),
-            ),
-            Self::NotBlank => (text.is_some_and(|t| !t.trim().is_empty()), "isNotBlank", String::new()),
-            Self::NotEmpty => {
-                (value.is_some_and(|v| !v.is_null() && v != ""), "isNotEmpty", format!("{name} should not be empty"))
-            }
-            Self::Email => (text.is_some_and(is_email), "isEmail", format!("{name} must be an email")),
-            Self::Hexadecimal => (
-                text.is_some_and(|t| !t.is_empty() && t.bytes().all(|b| b.is_ascii_hexdigit())),
-                "isHexadecimal",
-                format!("{name} must be a hexadecimal number"),
-            ),
-            Self::Uuid => {
-                (text.is_some_and(|t| uuid::Uuid::try_parse(t).is_ok()), "isUuid", format!("{name} must be a UUID"))
-            }
-            Self::Custom(key, message, is_met) => (text.is_some_and(is_met), key, message.to_owned()),
-        };
-        (!is_met).then_some((key, message))
-    }
-}
-
-/// Whether a text looks like an e-mail address: one `@`, a local part of the usual characters, a domain with a dot.
-fn is_email(text: &str) -> bool {
-    let Some((local, domain)) = text.rsplit_once('@') else { return false };
-    let is_local = !local.is_empty()
-        && local.len() <= 64
-        && !local.starts_with('.')
-        && !local.ends_with('.')
-        && !local.contains("..")
-        && local.bytes().all(|b| b.is_ascii_alphanumeric() || b".!#$%&'*+/=?^_`{|}~-".contains(&b));
-    let labels: Vec<_> = domain.split('.').collect();
-    let is_label = |l: &&str| {
-        !l.is_empty()
-            && l.len() <= 63
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-    };
-    let is_top = labels.last().is_some_and(|top| top.len() >= 2 && !top.bytes().any(|b| b.is_ascii_digit()));
-    is_local && domain.len() <= 254 && labels.len() >= 2 && labels.iter().all(is_label) && is_top
-}
+/// The furthest instant from 1970 that a JavaScript Date holds.
+pub const DATE_MS_MAX: f64 = 8.64e15;
 
 /// A body that is being read.
 #[derive(Debug)]
 pub struct Form<'a> {
+    whole: &'a Value,
     object: &'a Map<String, Value>,
     errors: Vec<FieldError>,
+    /// Of what the reference does not ask for.
+    beyond: Vec<FieldError>,
 }
 
 static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new(Map::new);
@@ -204,12 +35,30 @@ static EMPTY: std::sync::LazyLock<Map<String, Value>> = std::sync::LazyLock::new
 impl<'a> Form<'a> {
     /// Reads `body`; what is no object has no fields.
     pub fn of(body: &'a Value) -> Self {
-        Self { object: body.as_object().unwrap_or(&EMPTY), errors: Vec::new() }
+        Self { whole: body, object: body.as_object().unwrap_or(&EMPTY), errors: Vec::new(), beyond: Vec::new() }
+    }
+
+    /// Reads what the reference would take, or would not look at: what is wrong then is said only when nothing else is.
+    pub fn beyond<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let errors = std::mem::take(&mut self.errors);
+        let value = read(self);
+        self.beyond.extend(std::mem::replace(&mut self.errors, errors));
+        value
     }
 
     /// A field as it was sent; `null` is as good as nothing.
     pub fn get(&self, name: &str) -> Option<&'a Value> {
         self.object.get(name).filter(|v| !v.is_null())
+    }
+
+    /// Whether JavaScript takes a field for true; `None` when it is not sent, or `null`.
+    pub fn is_truthy(&self, name: &str) -> Option<bool> {
+        Some(match self.get(name)? {
+            Value::Bool(is_true) => *is_true,
+            Value::Number(number) => number.as_f64() != Some(0.0),
+            Value::String(text) => !text.is_empty(),
+            _ => true,
+        })
     }
 
     /// Whether a field was sent at all, `null` included.
@@ -223,9 +72,13 @@ impl<'a> Form<'a> {
             known.constraints.insert(key.to_owned(), Value::String(text.into()));
             return;
         }
-        let target = Value::Object(self.object.clone());
         let value = self.object.get(name).cloned();
-        self.errors.push(FieldError::new(name, value).failing(key, text).about(target));
+        self.errors.push(FieldError::new(name, value).failing(key, text).about(self.target()));
+    }
+
+    /// What the fields are of: an object, or the list that was sent in its place.
+    fn target(&self) -> Value {
+        if self.whole.is_array() { self.whole.clone() } else { Value::Object(self.object.clone()) }
     }
 
     /// Notes errors inside `name`.
@@ -233,9 +86,18 @@ impl<'a> Form<'a> {
         if children.is_empty() {
             return;
         }
-        let target = Value::Object(self.object.clone());
+        if let Some(known) = self.errors.iter_mut().find(|e| e.property == name) {
+            known.children.extend(children);
+            return;
+        }
         let value = self.object.get(name).cloned();
-        self.errors.push(FieldError::new(name, value).about(target).with_children(children));
+        self.errors.push(FieldError::new(name, value).about(self.target()).with_children(children));
+    }
+
+    /// Notes what is wrong in the form of the object under `name`.
+    pub fn close_inside(&mut self, name: &str, inner: Form<'_>) {
+        self.fail_inside(name, inner.errors);
+        self.beyond(|form| form.fail_inside(name, inner.beyond));
     }
 
     /// A text that must be there.
@@ -307,18 +169,20 @@ impl<'a> Form<'a> {
     pub fn int_capped(&mut self, name: &str, min: Option<i64>, cap: i64) -> i64 {
         let number = self.int(name, min, None);
         if number > cap {
-            self.fail(name, "max", format!("{name} must not be greater than {cap}"));
+            self.beyond(|form| form.fail(name, "max", format!("{name} must not be greater than {cap}")));
         }
         number
     }
 
     /// The id of a row: a number in the reference's words, an integer in fact.
     pub fn id(&mut self, name: &str, min: Option<i64>) -> i64 {
-        let number = self.object.get(name).and_then(as_int);
+        let value = self.object.get(name);
+        let number = value.and_then(as_int);
         if number.is_none() {
             self.fail(name, "isNumber", format!("{name} must be a number conforming to the specified constraints"));
         }
-        self.check_range(name, number.map(|n| n as f64), min.map(|n| n as f64), None);
+        let size = number.map(|n| n as f64).or_else(|| value.and_then(Value::as_f64));
+        self.check_range(name, size, min.map(|n| n as f64), None);
         number.unwrap_or_default()
     }
 
@@ -438,11 +302,21 @@ impl<'a> Form<'a> {
 
     /// An instant or a date that may be missing or `""`.
     pub fn date_opt(&mut self, name: &str) -> Option<DateTime<Utc>> {
+        if self.get(name)? == "" { None } else { self.instant_opt(name) }
+    }
+
+    /// An instant or a date that may be missing.
+    pub fn instant_opt(&mut self, name: &str) -> Option<DateTime<Utc>> {
         let value = self.get(name)?;
-        if value == "" {
-            return None;
-        }
-        let date = value.as_str().and_then(parse_date).or_else(|| DateTime::from_timestamp_millis(as_int(value)?));
+        let date = match value {
+            Value::String(text) => parse_date(text),
+            // As JavaScript's Date takes them: milliseconds, and truth as one of them.
+            Value::Bool(is_true) => DateTime::from_timestamp_millis(i64::from(*is_true)),
+            _ => value
+                .as_f64()
+                .filter(|ms| ms.abs() <= DATE_MS_MAX)
+                .and_then(|ms| DateTime::from_timestamp_millis(ms as i64)),
+        };
         if date.is_none() {
             self.fail(name, "isDate", format!("{name} must be a Date instance"));
         }
@@ -454,36 +328,28 @@ impl<'a> Form<'a> {
     /// # Errors
     /// 400 with the list.
     pub fn finish(self) -> ApiResult<()> {
-        if self.errors.is_empty() {
+        let wrong = self.into_errors();
+        if wrong.is_empty() {
             return Ok(());
         }
-        Err(ApiError::bad_request(self.into_errors().into_iter().map(FieldError::into_json).collect::<Vec<_>>()))
+        Err(ApiError::bad_request(wrong.into_iter().map(FieldError::into_json).collect::<Vec<_>>()))
     }
 
-    /// What is wrong, for an object inside another.
+    /// What is wrong.
     pub fn into_errors(self) -> Vec<FieldError> {
-        self.errors
+        if self.errors.is_empty() { self.beyond } else { self.errors }
     }
-}
 
-/// The value as an integer: 7, 7.0, never "7".
-pub fn as_int(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| {
-        let number = value.as_f64()?;
-        (number.fract() == 0.0 && number.abs() < 9.0e15).then_some(number as i64)
-    })
-}
-
-/// An instant (RFC 3339) or a day.
-pub fn parse_date(text: &str) -> Option<DateTime<Utc>> {
-    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
-        return Some(instant.with_timezone(&Utc));
+    /// What is wrong to the reference, and what is wrong to Sluse alone.
+    pub fn into_parts(self) -> (Vec<FieldError>, Vec<FieldError>) {
+        (self.errors, self.beyond)
     }
-    NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0)).map(|d| d.and_utc())
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn items(form: Form<'_>) -> Value {
@@ -516,6 +382,30 @@ mod tests {
     }
 
     #[test]
+    fn what_only_sluse_asks_for_is_said_when_nothing_else_is_wrong() {
+        let problems = |body: Value| {
+            let mut form = Form::of(&body);
+            form.text("name", &[]);
+            form.beyond(|form| form.boolean_opt("active"));
+            let nested = json!({"a": 7});
+            let mut inner = Form::of(&nested);
+            inner.beyond(|form| form.boolean_opt("a"));
+            form.close_inside("more", inner);
+            items(form).as_array().unwrap().iter().map(|i| i["property"].clone()).collect::<Value>()
+        };
+        assert_eq!(problems(json!({"name": 7, "active": 7})), json!(["name"]));
+        assert_eq!(problems(json!({"name": "x", "active": 7})), json!(["active", "more"]));
+    }
+
+    #[test]
+    fn a_list_in_place_of_an_object_is_what_the_error_is_about() {
+        let body = json!([1]);
+        let mut form = Form::of(&body);
+        form.text("name", &[]);
+        assert_eq!(items(form)[0]["target"], body);
+    }
+
+    #[test]
     fn secrets_are_not_echoed() {
         let body = json!({"password": "abc", "mqttSettings": {"mqttpassword": "hunter2"}, "name": ""});
         let mut form = Form::of(&body);
@@ -523,6 +413,12 @@ mod tests {
         form.text("password", &[Rule::Length(6, 50)]);
         let found = items(form).to_string();
         assert!(!found.contains("abc") && !found.contains("hunter2"), "{found}");
+        let body = json!({"password": 123_456, "token": null, "secret": "", "apiKey": [], "sessionKey": ["s"]});
+        assert_eq!(
+            mask(body),
+            json!({"password": MASK, "token": null, "secret": "", "apiKey": [], "sessionKey": MASK}),
+            "what holds nothing is shown"
+        );
     }
 
     #[test]
@@ -580,23 +476,14 @@ mod tests {
     }
 
     #[test]
-    fn e_mail_addresses_are_told_from_other_texts() {
-        for good in ["rita@example.org", "a.b+c@sub.example.dk"] {
-            assert!(is_email(good), "{good}");
-        }
-        for bad in
-            ["not-an-email", "@example.org", "a@b", "a@example.o1", "a b@example.org", "a@-x.org", "a..b@example.org"]
-        {
-            assert!(!is_email(bad), "{bad}");
-        }
-    }
-
-    #[test]
     fn dates_are_instants_or_days_and_garbage_is_refused() {
-        let body = json!({"a": "2026-01-01T00:00:00.000Z", "b": "2026-01-01", "c": "soon", "d": ""});
+        let body =
+            json!({"a": "2026-01-01T00:00:00.000Z", "b": "2026-01-01", "c": "soon", "d": "", "e": 1.5, "f": true});
         let mut form = Form::of(&body);
         assert_eq!(form.date_opt("a"), form.date_opt("b"));
         assert_eq!(form.date_opt("d"), None);
+        assert_eq!(form.date_opt("e").map(|d| d.timestamp_millis()), Some(1));
+        assert_eq!(form.date_opt("e"), form.date_opt("f"));
         form.date_opt("c");
         assert_eq!(items(form)[0]["property"], "c");
     }

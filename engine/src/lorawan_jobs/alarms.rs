@@ -1,8 +1,9 @@
-//! Alarms about gateways, by mail: one that is offline, one that is back, one that heard unusually much or little yesterday.
+//! Alarms about gateways, by mail: one that is offline, one that is back, one that heard unusually much or little yesterday. Subjects and
+//! texts are the reference's.
 //!
 //! A mail is sent before it is noted as sent: a node that dies in between sends it twice rather than never.
 
-use chrono::{DateTime, Days, Duration, NaiveDate, Timelike, Utc};
+use chrono::{DateTime, Days, Duration, Timelike, Utc};
 use sluse_schema::port::admin::gateway::{GatewayAdminStore, GatewayRow};
 use sluse_schema::port::{Mail, MailBody, MailError};
 
@@ -46,89 +47,119 @@ pub fn is_unusual(row: &GatewayRow, num_received: i64) -> bool {
             || fields.maximum_packages.is_some_and(|max| num_received > max))
 }
 
-fn about(row: &GatewayRow) -> MailBody {
-    let organization = row.organization.as_ref().map_or("", |organization| organization.name.as_str());
-    MailBody::new()
-        .row("Gateway", row.fields.name.clone())
-        .row("Gateway-id", row.gateway.to_string())
-        .row("Organisation", organization)
-        .row("Sidst set", row.last_seen_at.map_or_else(|| "aldrig".to_owned(), |at| at.to_rfc3339()))
+/// What became of a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    Sent,
+    /// There is nobody to be told, or the mail server does not take it.
+    Never,
+    /// The mail server is away.
+    Later,
 }
 
 impl LorawanJobs {
-    /// The gateways that have somebody to be told.
-    async fn with_alarms(&self) -> Result<Vec<GatewayRow>, String> {
-        self.admin.gateways_with_alarms(NUM_GATEWAYS_MAX).await.map_err(|error| error.to_string())
+    /// A mail in the reference's words: what happened, and where to look.
+    fn alarm(&self, row: &GatewayRow, subject: &str, texts: &[String]) -> Mail {
+        let url = format!("{}/gateways/gateway-detail/{}", self.frontend_base_url.trim_end_matches('/'), row.gateway);
+        let body = MailBody::new().paragraph("OS2iot alarm");
+        let body = texts.iter().fold(body, MailBody::paragraph).link("Link", url);
+        let to = row.fields.alarm_mail.iter().filter(|address| !address.trim().is_empty()).cloned().collect();
+        Mail::new(to, format!("OS2iot alarm: {} {subject}", row.fields.name), body)
     }
 
-    /// Sends a mail about a gateway; whether it left. Without a mail server nothing is sent and nothing is noted.
-    async fn tell(&self, row: &GatewayRow, subject: String, body: MailBody) -> bool {
-        let Some(address) = row.fields.alarm_mail.clone().filter(|address| !address.trim().is_empty()) else {
-            return false;
-        };
-        match self.mailer.send(&Mail::new(vec![address], subject, body)).await {
-            Ok(()) => true,
-            Err(MailError::NotConfigured) => false,
+    async fn tell(&self, row: &GatewayRow, mail: &Mail) -> Told {
+        if mail.to.is_empty() {
+            return Told::Never;
+        }
+        match self.mailer.send(mail).await {
+            Ok(()) => Told::Sent,
+            Err(MailError::NotConfigured) => Told::Never,
             Err(error) => {
                 tracing::warn!(%error, gateway = %row.gateway, "an alarm about a gateway was not sent");
-                false
+                if matches!(error, MailError::Unavailable(_)) { Told::Later } else { Told::Never }
             }
         }
     }
 
+    /// Tells of gateways that are offline or back. What does not leave is tried again by the next run; a mail server that is away is
+    /// asked once per run, since it may take long to say so.
     pub(super) async fn offline_alarms(&self, now: DateTime<Utc>) -> Result<(), String> {
-        for row in self.with_alarms().await? {
+        let rows = self.admin.gateways_with_alarms(NUM_GATEWAYS_MAX).await.map_err(text)?;
+        for row in rows {
             let Some(alarm) = connection_alarm(&row, now) else { continue };
             let name = &row.fields.name;
-            let (subject, text) = match alarm {
-                ConnectionAlarm::Offline => {
-                    (format!("Gateway offline: {name}"), "Gatewayen har ikke været i kontakt inden for den valgte tid.")
+            let mail = match alarm {
+                ConnectionAlarm::Offline => self.alarm(
+                    &row,
+                    "er offline",
+                    &[
+                        format!("Gateway’en {name} er offline."),
+                        "Der udsendes først besked igen, når gateway’en kommer online.".to_owned(),
+                    ],
+                ),
+                ConnectionAlarm::Back => {
+                    let seen_at = self.admin.danish_time(row.last_seen_at.unwrap_or(now)).await.map_err(text)?;
+                    self.alarm(
+                        &row,
+                        "er online igen",
+                        &[
+                            format!("Gateway’en {name} er kommet online igen {seen_at}."),
+                            "Der udsendes besked igen, hvis gateway’en går offline i det angivne tidsrum.".to_owned(),
+                        ],
+                    )
                 }
-                ConnectionAlarm::Back => (format!("Gateway online igen: {name}"), "Gatewayen er i kontakt igen."),
             };
-            if self.tell(&row, subject, about(&row).paragraph(text)).await {
-                let is_offline = alarm == ConnectionAlarm::Offline;
-                self.admin.mark_offline_notified(row.gateway, is_offline).await.map_err(|error| error.to_string())?;
+            match self.tell(&row, &mail).await {
+                Told::Sent => {
+                    let is_offline = alarm == ConnectionAlarm::Offline;
+                    self.admin.mark_offline_notified(row.gateway, is_offline).await.map_err(text)?;
+                }
+                Told::Never => {}
+                Told::Later => break,
             }
         }
         Ok(())
     }
 
-    /// Looks at yesterday's packets, once a day after four o'clock.
+    /// Looks at yesterday's packets of every gateway, once a day after four o'clock.
     ///
     /// # Errors
-    /// ChirpStack or the database could not be asked; it is tried again.
+    /// ChirpStack, the database or the mail server is away; those that are left are tried again.
     pub async fn unusual_packets(&self, now: DateTime<Utc>) -> Result<(), String> {
         let today = now.date_naive();
-        if now.hour() < PACKETS_AFTER_HOUR || self.looked_at().await? >= Some(today) {
+        if now.hour() < PACKETS_AFTER_HOUR || self.admin.job_day(PACKETS_DAY).await.map_err(text)? >= Some(today) {
             return Ok(());
         }
         let yesterday = today - Days::new(1);
-        for row in self.with_alarms().await?.iter().filter(|row| row.fields.notify_unusual_packages == Some(true)) {
-            let days = match self.network.gateway_days(row.gateway, yesterday).await {
-                Ok(days) => days,
+        for row in self.admin.gateways_to_judge(today, NUM_GATEWAYS_MAX).await.map_err(text)? {
+            let num_received = match self.network.gateway_days(row.gateway, yesterday).await {
+                Ok(days) => {
+                    let of_day = days.iter().find(|day| day.at.date_naive() == yesterday);
+                    Some(of_day.map_or(0, |day| day.num_received as i64))
+                }
                 Err(error) if error.is_temporary() => return Err(error.to_string()),
                 // Deleted in ChirpStack by hand.
-                Err(_) => continue,
+                Err(_) => None,
             };
-            let of_day = days.iter().find(|day| day.at.date_naive() == yesterday);
-            let num_received = of_day.map_or(0, |day| day.num_received as i64);
-            if is_unusual(row, num_received) {
-                let number = |n: Option<i64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
-                let body = about(row)
-                    .row("Dato", yesterday.to_string())
-                    .row("Modtagne pakker", num_received.to_string())
-                    .row("Minimum", number(row.fields.minimum_packages))
-                    .row("Maksimum", number(row.fields.maximum_packages));
-                self.tell(row, format!("Usædvanligt antal pakker: {}", row.fields.name), body).await;
+            if let Some(num_received) = num_received.filter(|num| is_unusual(&row, *num)) {
+                let texts = [
+                    format!("Gateway’en {} har et uregelmæssigt pakkemønster.", row.fields.name),
+                    format!("Antal modtagne pakker det seneste døgn: {num_received}"),
+                    "Der udsendes besked hvert døgn indtil pakkemønsteret igen er regelmæssigt.".to_owned(),
+                ];
+                let mail = self.alarm(&row, "har et uregelmæssigt pakkemønster", &texts);
+                if self.tell(&row, &mail).await == Told::Later {
+                    return Err("the mail server is away".to_owned());
+                }
             }
+            self.admin.mark_packets_judged(row.gateway, today).await.map_err(text)?;
         }
-        self.admin.set_job_day(PACKETS_DAY, today).await.map_err(|error| error.to_string())
+        self.admin.set_job_day(PACKETS_DAY, today).await.map_err(text)
     }
+}
 
-    async fn looked_at(&self) -> Result<Option<NaiveDate>, String> {
-        self.admin.job_day(PACKETS_DAY).await.map_err(|error| error.to_string())
-    }
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
 }
 
 #[cfg(test)]

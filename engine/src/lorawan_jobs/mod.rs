@@ -24,8 +24,10 @@ use crate::store::admin::PgAdminStore;
 use crate::store::leader::Job;
 
 const ALIGN: Job = Job { name: "chirpstack align", every: Duration::from_secs(15) };
-const GATEWAYS: Job = Job { name: "gateway figures", every: Duration::from_secs(60) };
-const PACKETS: Job = Job { name: "unusual packets", every: Duration::from_secs(15 * 60) };
+/// Figures of gateways, new gateways, who is offline.
+pub const GATEWAYS: Job = Job { name: "gateway figures", every: Duration::from_secs(60) };
+/// Whose packets of yesterday are unusual.
+pub const PACKETS: Job = Job { name: "unusual packets", every: Duration::from_secs(15 * 60) };
 const IMPORTS: Job = Job { name: "chirpstack imports", every: Duration::from_secs(60 * 60) };
 
 /// Objects brought in line by one run, at most.
@@ -37,6 +39,8 @@ pub struct LorawanJobs {
     pub admin: PgAdminStore,
     pub network: Arc<dyn NetworkServer>,
     pub mailer: Arc<dyn Mailer>,
+    /// Where the web client is: mails name its page of the gateway.
+    pub frontend_base_url: String,
 }
 
 impl LorawanJobs {

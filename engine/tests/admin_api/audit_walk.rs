@@ -360,7 +360,8 @@ impl Rig {
         let another = self.made("/organization", json!({"name": "Bins"})).await;
         let mut elsewhere = login.clone();
         elsewhere["organizationId"] = another;
-        let kind = json!({"name": "Lamps", "contractId": "contract-1", "description": "d", "alertEmail": ""});
+        let kind =
+            json!({"name": "Lamps", "contractId": "contract-1", "description": "d", "alertEmail": "a@example.org"});
         let one = format!("/sigfox-device-type/{}?groupId={group}", sigfox_server::DEVICE_TYPE);
         vec![
             step("POST /api/v1/sigfox-group", "/sigfox-group", elsewhere, 201),

@@ -30,6 +30,7 @@ use sluse_schema::port::{
 use sluse_schema::secret::Secret;
 use sluse_schema::uplink::SourceKind;
 
+use crate::document;
 use crate::network_server::{self, FakeChirpstack};
 
 pub const ADMIN_EMAIL: &str = "admin@example.org";
@@ -129,7 +130,7 @@ impl Readiness for FakeReadiness {
     }
 }
 
-async fn connect(url: Secret) -> Arc<Store> {
+pub async fn connect(url: Secret) -> Arc<Store> {
     let cipher = Arc::new(Cipher::new(&Secret::new(SECRET_KEY)).unwrap());
     Store::connect(StoreConfig::new(url), cipher, 8).await.unwrap()
 }
@@ -336,9 +337,14 @@ impl Api {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.unwrap();
+        let request = request.build().unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = self.client.execute(request).await.unwrap();
         let status = response.status().as_u16();
+        let kind = response.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or("").to_owned();
         let text = response.text().await.unwrap();
+        let problems = document::problems(method.as_str(), &path, status, &kind, &text);
+        assert!(problems.is_empty(), "{method} {path} {status} against the document: {problems:#?} in {text:.600}");
         (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 

@@ -9,7 +9,7 @@ use sluse_engine::lorawan_jobs::LorawanJobs;
 use sluse_engine::store::admin::PgAdminStore;
 use sluse_schema::port::{Mail, MailError, Mailer};
 
-use crate::fixture::{Api, Tenant};
+use crate::fixture::{Api, FRONTEND, Tenant};
 use crate::lorawan::{EUI, OTAA_KEY, ROLES, device_of, otaa, post, profile_of};
 use crate::network_server::{FakeChirpstack, TENANT, api};
 
@@ -52,7 +52,12 @@ async fn start() -> Rig {
     let tenant = api.tenant("Aarhus", &ROLES).await;
     let mailbox = Arc::<Mailbox>::default();
     let network = api.network.clone().unwrap();
-    let jobs = LorawanJobs { admin: PgAdminStore::new(&api.store), network, mailer: mailbox.clone() };
+    let jobs = LorawanJobs {
+        admin: PgAdminStore::new(&api.store),
+        network,
+        mailer: mailbox.clone(),
+        frontend_base_url: FRONTEND.to_owned(),
+    };
     Rig { api, chirpstack, tenant, mailbox, jobs }
 }
 
@@ -115,12 +120,12 @@ async fn an_offline_gateway_is_told_of_once_and_so_is_its_return_and_an_absent_c
     *rig.mailbox.is_away.lock().unwrap() = false;
     rig.jobs.gateways(at(61)).await.unwrap();
     rig.jobs.gateways(at(62)).await.unwrap();
-    assert_eq!(rig.mailbox.subjects(), ["Gateway offline: gw-1"], "tried again, and sent once");
+    assert_eq!(rig.mailbox.subjects(), ["OS2iot alarm: gw-1 er offline"], "tried again, and sent once");
     assert_eq!(rig.shown().await["hasSentOfflineNotification"], true);
     rig.heard_at(at(63));
     rig.jobs.gateways(at(64)).await.unwrap();
     rig.jobs.gateways(at(65)).await.unwrap();
-    assert_eq!(rig.mailbox.subjects(), ["Gateway offline: gw-1", "Gateway online igen: gw-1"]);
+    assert_eq!(rig.mailbox.subjects(), ["OS2iot alarm: gw-1 er offline", "OS2iot alarm: gw-1 er online igen"]);
     assert_eq!(rig.mailbox.mails.lock().unwrap()[0].to, ["alarm@example.org"]);
 }
 
@@ -130,15 +135,22 @@ async fn unusual_packets_are_told_of_once_a_day_after_four() {
     // Yesterday's are five: the first day of the metric that ChirpStack answers with.
     rig.add_gateway(json!({"notifyUnusualPackages": true, "minimumPackages": 10, "maximumPackages": 20})).await;
     let day = |text: &str| text.parse::<DateTime<Utc>>().unwrap();
+    rig.jobs.unusual_packets(day("2026-06-01T04:00:00Z")).await.unwrap();
+    assert_eq!(rig.mailbox.subjects().len(), 0, "it was never heard");
+    rig.heard_at(day("2026-06-01T05:00:00Z"));
+    rig.jobs.gateways(day("2026-06-01T05:00:00Z")).await.unwrap();
     rig.jobs.unusual_packets(day("2026-06-02T03:59:00Z")).await.unwrap();
     assert_eq!(rig.mailbox.subjects().len(), 0);
     rig.chirpstack.world().is_away = true;
     assert!(rig.jobs.unusual_packets(day("2026-06-02T04:00:00Z")).await.is_err());
     rig.chirpstack.world().is_away = false;
+    *rig.mailbox.is_away.lock().unwrap() = true;
+    assert!(rig.jobs.unusual_packets(day("2026-06-02T04:10:00Z")).await.is_err(), "it stays due");
+    *rig.mailbox.is_away.lock().unwrap() = false;
     for time in ["2026-06-02T04:15:00Z", "2026-06-02T12:00:00Z"] {
         rig.jobs.unusual_packets(day(time)).await.unwrap();
     }
-    assert_eq!(rig.mailbox.subjects(), ["Usædvanligt antal pakker: gw-1"]);
+    assert_eq!(rig.mailbox.subjects(), ["OS2iot alarm: gw-1 har et uregelmæssigt pakkemønster"]);
     rig.jobs.unusual_packets(day("2026-06-03T04:00:00Z")).await.unwrap();
     assert_eq!(rig.mailbox.subjects().len(), 2);
 }

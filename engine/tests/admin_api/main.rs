@@ -5,9 +5,14 @@ mod access;
 mod api_keys;
 mod audit;
 mod audit_walk;
+<<<<<<< HEAD
 mod bodies;
+=======
+mod document;
+>>>>>>> main
 mod fixture;
 mod fuzz;
+mod gateway_alarms;
 mod golden;
 mod groups;
 mod identity_provider;

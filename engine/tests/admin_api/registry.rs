@@ -194,7 +194,12 @@ async fn a_connection_stays_within_one_application() {
             body(own_device.clone(), &json!(999_999), &own.target["id"]),
             json!("Could not find PayloadDecoder by id: '999999'"),
         ),
-        (body(json!([999_999]), &none, &own.target["id"]), json!("Could not find IoTDevice by id: '999999'")),
+        (body(json!([999_999]), &none, &own.target["id"]), json!("Must contain at least one IoTDevice")),
+        (
+            body(json!([own.device["id"], 999_999]), &none, &own.target["id"]),
+            json!("Could not find IoTDevice by id: '999999'"),
+        ),
+        (body(own_device.clone(), &json!("x"), &own.target["id"]), json!("Could not find PayloadDecoder by id: 'x'")),
         (body(own_device, &none, &other.target["id"]), json!("MESSAGE.NOT-SAME-APPLICATION")),
         (
             body(json!([own.device["id"], other.device["id"]]), &none, &own.target["id"]),

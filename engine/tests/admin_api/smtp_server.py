@@ -3,6 +3,8 @@
 usage: smtp_server.py [CERTIFICATE KEY USER PASSWORD]   (with them: STARTTLS and a log-in are needed)
 """
 import asyncio
+import email
+import email.policy
 import json
 import ssl
 import sys
@@ -14,7 +16,11 @@ class Handler:
     async def handle_DATA(self, server, session, envelope):
         if any("refused" in to for to in envelope.rcpt_tos):
             return "554 we do not like this one"
+        message = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        form = {kind: message.get_body((kind,)).get_content() for kind in ("plain", "html") if message.get_body((kind,))}
         mail = {
+            **form,
+            "subject": str(message["subject"]),
             "from": envelope.mail_from,
             "to": envelope.rcpt_tos,
             "data": envelope.content.decode("utf-8", "replace"),

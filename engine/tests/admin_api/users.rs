@@ -96,9 +96,12 @@ async fn lists_are_bounded_and_ordered_by_known_columns_only() {
     };
     assert_eq!(first("orderOn=name&sort=DESC").await, "User 999");
     assert_eq!(first("orderOn=id&sort=desc").await, "User 1500");
-    for unknown in ["orderOn=password_hash&sort=DESC", "orderOn=id;DROP TABLE app_user&sort=DESC", "orderOn=email"] {
+    for unknown in
+        ["orderOn=password_hash&sort=DESC", "orderOn=id;DROP TABLE app_user&sort=DESC", "orderOn=email&sort=asc"]
+    {
         assert_eq!(first(unknown).await, "GlobalAdmin", "{unknown}");
     }
+    assert_eq!(api.get("/user?orderOn=name").await.0, 400, "in which direction?");
     assert_eq!(api.get("/user?offset=100000000000").await.1["data"], json!([]));
 }
 

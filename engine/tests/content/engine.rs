@@ -230,6 +230,15 @@ pub async fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+/// Waits for a change to take effect: less than the minute after which a full scan would find it, so that it came by its event.
+pub async fn wait_for_change(what: &str, is_so: impl Fn() -> bool) {
+    let give_up_at = Instant::now() + PATIENCE / 3;
+    while !is_so() {
+        assert!(Instant::now() < give_up_at, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 /// An HTTP device of an application.
 pub fn http_device(name: &str, application: i64) -> Value {
     json!({"name": name, "type": "GENERIC_HTTP", "applicationId": application})

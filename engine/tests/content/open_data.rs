@@ -72,10 +72,7 @@ async fn anybody_reads_the_catalogue_and_the_newest_readings_decoded() {
         ("/open-data-dk-sharing/999999".to_owned(), "Could not find an organization with the id: 999999".to_owned()),
         (
             format!("{path}/data/999999"),
-            format!(
-                "Could not find a dataset with the id: 999999 in the organization with the id: {}",
-                tenant.organization
-            ),
+            format!("Could not find dataset with id: 999999 on organization: {}", tenant.organization),
         ),
     ] {
         let (status, answer) = public(&engine, &path).await;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::engine::{CONNECTIONS, engine};
 
 /// Every route here about one row, by what follows the id.
-const ROWS: [(&str, &str, &str); 20] = [
+const ROWS: [(&str, &str, &str); 19] = [
     ("GET", "/application/", ""),
     ("PUT", "/application/", ""),
     ("DELETE", "/application/", ""),
@@ -16,7 +16,6 @@ const ROWS: [(&str, &str, &str); 20] = [
     ("GET", "/iot-device/stats/", ""),
     ("PUT", "/iot-device/changeApplication/", ""),
     ("PUT", "/iot-device/resetHttpDeviceApiKey/", ""),
-    ("GET", "/iot-device/getDevicesMetadataCsv/", ""),
     ("GET", "/device-model/", ""),
     ("PUT", "/device-model/", ""),
     ("DELETE", "/device-model/", ""),
@@ -100,7 +99,7 @@ async fn what_is_wrong_with_a_body_is_named_property_by_property() {
         (
             "/application",
             json!({"name": "x", "organizationId": "1", "status": "X", "contactPhone": "abc"}),
-            vec!["organizationId", "status", "contactPhone"],
+            vec!["status", "contactPhone"],
         ),
         (
             "/application",
@@ -132,7 +131,10 @@ async fn what_is_wrong_with_a_body_is_named_property_by_property() {
             vec!["mqttExternalBrokerSettings"],
         ),
         ("/iot-device/createMany", json!({"data": []}), vec!["data"]),
-        ("/data-target", target(json!({"url": "ftp://h", "timeout": 0})), vec!["url", "timeout"]),
+        ("/application", json!({"name": "x", "organizationId": "1"}), vec!["organizationId"]),
+        ("/data-target", target(json!({"url": "ftp://h", "timeout": 0})), vec!["url"]),
+        ("/data-target", target(json!({"timeout": 0})), vec!["timeout"]),
+        ("/data-target", json!({}), vec!["name", "applicationId", "url", "timeout"]),
         ("/data-target", target(json!({"type": "PIGEON"})), vec!["type"]),
         (
             "/data-target",
@@ -150,7 +152,8 @@ async fn what_is_wrong_with_a_body_is_named_property_by_property() {
             vec!["dataTargetId", "iotDeviceId", "dataPackage"],
         ),
         ("/payload-decoder", json!({"name": 7, "organizationId": organization}), vec!["name", "decodingFunction"]),
-        (CONNECTIONS, json!({"iotDeviceIds": "1"}), vec!["iotDeviceIds", "dataTargetId"]),
+        (CONNECTIONS, json!({"iotDeviceIds": "1"}), vec!["dataTargetId"]),
+        (CONNECTIONS, json!({"iotDeviceIds": "1", "dataTargetId": 1}), vec!["iotDeviceIds"]),
         ("/sigfox-group", json!({"organizationId": organization}), vec!["username", "password"]),
         (
             "/device-model",
@@ -184,13 +187,17 @@ async fn odd_queries_are_borne_and_pages_are_bounded() {
             "limit=undefined&offset=null&sort=undefined&orderOn=NaN&organizationId=undefined&status=null&owner=null",
             "limit=1000000000&offset=0&observe=response&x[]=1",
             "limit=0&offset=1000000000",
-            "orderOn=name;DROP TABLE iot_device&sort=,(SELECT 1)",
-            "orderOn=name",
+            "orderOn=name&sort=,(SELECT 1)",
             "sort=desc",
         ] {
             let (status, answer) = engine.get(&tenant.token, &format!("{list}?{query}")).await;
             assert_eq!(status, 200, "{list}?{query}: {answer}");
             assert!(answer["data"].is_array() && answer["count"].is_number(), "{list}?{query}: {answer}");
+        }
+        // With these the reference fails on some lists and passes them over on others.
+        for query in ["orderOn=name;DROP TABLE iot_device&sort=asc", "orderOn=name"] {
+            let (status, answer) = engine.get(&tenant.token, &format!("{list}?{query}")).await;
+            assert!(status == 200 || status == 400 && answer["message"].is_array(), "{list}?{query}: {answer}");
         }
         for limit in ["abc", "-1"] {
             let (status, answer) = engine.get(&tenant.token, &format!("{list}?limit={limit}&offset=0")).await;

@@ -5,7 +5,10 @@ use serde_json::{Value, json};
 use crate::engine::{Engine, engine, http_device, id};
 
 async fn search(engine: &Engine, token: &str, text: &str) -> Vec<(String, i64)> {
-    let text: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+    // As the web client does: once by itself, and once more for the query.
+    let encoded =
+        |text: &str| url::form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20");
+    let text = encoded(&encoded(text));
     let answer = engine.got(token, &format!("/search?q={text}&limit=50&offset=0")).await;
     let rows = answer["data"].as_array().unwrap();
     assert_eq!(answer["count"], rows.len());

@@ -52,7 +52,7 @@ async fn contracts_and_device_types_are_sigfoxs_own_and_changes_to_them_go_there
     let token = &tenant.token;
     let contracts = engine.got(token, &format!("/sigfox-contract?groupId={group}")).await;
     assert_eq!(contracts, json!([{"id": "contract-1", "name": "City contract"}]));
-    let draft = |name: &str| json!({"name": name, "contractId": "contract-1", "description": "d", "alertEmail": ""});
+    let draft = |name: &str| json!({"name": name, "contractId": "contract-1", "description": "d", "alertEmail": "a@example.org"});
     let path = format!("/sigfox-device-type?groupId={group}");
     let made = engine.made(token, &path, draft("Lamps")).await;
     let kind = made["id"].as_str().unwrap().to_owned();

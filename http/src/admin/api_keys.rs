@@ -34,7 +34,7 @@ fn parse(body: &Value) -> ApiResult<ApiKeyChange> {
     let mut form = Form::of(body);
     let name = form.text("name", &[Rule::Length(2, 50)]);
     let permissions = form.distinct_ids("permissionIds");
-    let expires_at = form.date_opt("expiresOn");
+    let expires_at = form.beyond(|form| form.instant_opt("expiresOn"));
     let says_expiry = form.has("expiresOn");
     form.finish()?;
     Ok(ApiKeyChange { name, permissions, expires_at: says_expiry.then_some(expires_at) })
@@ -165,6 +165,8 @@ async fn list(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiRes
             return Err(FieldError::new("organizationId", None).failing("isNumber", text).into_api_error());
         }
     }
+    query.check_among("orderOn", &ORDER)?;
+    query.check_among("sort", &["ASC", "DESC"])?;
     let found = state.admin().api_keys(organization, &query.page()?.within(&ORDER)).await?;
     let group = |p: &PermissionDetail| {
         let mut row = view::permission(&p.permission);

@@ -90,6 +90,10 @@ fn activation(device: &DeviceSummary) -> &str {
 /// A device in the list of its application.
 pub fn device_listing(listing: &DeviceListing) -> Value {
     let mut row = device(&listing.device);
+    if row["latestReceivedMessage"].is_object() {
+        let raw = listing.latest_payload.as_deref().map(super::device_shape::raw_data);
+        row["latestReceivedMessage"]["rawData"] = json!(raw);
+    }
     row["deviceModel"] = listing
         .device_model
         .as_ref()

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use sluse_schema::id::{ApplicationId, OrganizationId};
 use sluse_schema::permission::Role;
 use sluse_schema::policy::{Permit, Resource};
+use sluse_schema::port::StoreError;
 use sluse_schema::port::admin::{AdminError, ApplicationDraft, ApplicationListing, ApplicationQuery, StatusCheck};
 use utoipa_actix_web::service_config::ServiceConfig;
 
@@ -18,12 +19,12 @@ use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, created, deleted, listed, ok, uncached};
 use crate::openapi as shape;
 use crate::openapi::{
-    Deleted, Listed,
+    Deleted, Listed, Problem,
     applications::{DashboardCounts, Relocation},
     devices::Device,
 };
 use crate::page::{PageQuery, Query};
-use crate::validate::{Form, Rule, parse_date};
+use crate::validate::{DATE_MS_MAX, Form, Rule, parse_date};
 
 /// Devices that an organisation's map shows.
 const NUM_MAP_DEVICES_MAX: i64 = 50_000;
@@ -97,16 +98,20 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 
 fn is_phone_number(text: &str) -> bool {
     let mut run = 0;
-    let has_run = text.bytes().any(|b| {
+    text.bytes().any(|b| {
         run = if b.is_ascii_digit() || b == b'-' || b == b'+' { run + 1 } else { 0 };
         run >= 6
-    });
-    has_run && text.chars().count() <= 12
+    })
 }
 
 /// Whether a date is a text that is none: no error of validation in the reference, but one of saving.
 fn is_no_date(form: &Form<'_>, name: &str) -> bool {
-    form.get(name).and_then(Value::as_str).is_some_and(|text| parse_date(text).is_none())
+    form.get(name).is_some_and(|value| match value {
+        Value::String(text) => parse_date(text).is_none(),
+        Value::Array(_) | Value::Object(_) => true,
+        Value::Number(ms) => ms.as_f64().is_none_or(|ms| ms.abs() > DATE_MS_MAX),
+        _ => false,
+    })
 }
 
 /// What a body says; `organization`: where the application is now, if it says nothing of that.
@@ -114,20 +119,23 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
     let mut form = Form::of(body);
     let short = [Rule::Max(100)];
     let long = [Rule::Max(1024)];
-    let phone = [Rule::Custom("isPhoneNumberString", "contactPhone must be a valid phone number", is_phone_number)];
+    let phone = [
+        Rule::Custom("isPhoneNumberString", "contactPhone must be a valid phone number", is_phone_number),
+        Rule::Max(12),
+    ];
     let has_no_date = is_no_date(&form, "startDate") || is_no_date(&form, "endDate");
     let name = form.text("name", &[Rule::Min(1), Rule::Max(50)]);
     let organization = match (organization, form.get("organizationId")) {
         (Some(current), None) => current,
-        _ => OrganizationId(form.id("organizationId", None)),
+        _ => OrganizationId(form.beyond(|form| form.id("organizationId", None))),
     };
     let draft = ApplicationDraft {
         organization,
         name,
         description: form.text_opt("description", &long),
         status: form.one_of_opt("status", &STATUSES),
-        start_date: if has_no_date { None } else { form.date_opt("startDate") },
-        end_date: if has_no_date { None } else { form.date_opt("endDate") },
+        start_date: if has_no_date { None } else { form.beyond(|form| form.date_opt("startDate")) },
+        end_date: if has_no_date { None } else { form.beyond(|form| form.date_opt("endDate")) },
         category: form.text_opt("category", &short),
         owner: form.text_opt("owner", &short),
         contact_person: form.text_opt("contactPerson", &short),
@@ -135,19 +143,29 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
         // The web client sends "" for none.
         contact_phone: match form.get("contactPhone").and_then(Value::as_str) {
             Some("") => None,
-            _ => form.text_opt("contactPhone", &phone),
+            _ => form.get("contactPhone").map(|_| form.checked_text("contactPhone", &phone)),
         },
         personal_data: form.boolean_opt("personalData"),
         hardware: form.text_opt("hardware", &long),
         controlled_properties: form.subset_opt("controlledProperties", &CONTROLLED_PROPERTIES),
         device_types: form.subset_opt("deviceTypes", &DEVICE_TYPES),
-        permissions: form.ids_opt("permissionIds"),
+        permissions: form.beyond(|form| form.ids_opt("permissionIds")),
     };
+    // Checked, and ignored: ChirpStack says which id it has.
+    form.text_opt("chirpstackId", &long);
     form.finish()?;
     if has_no_date {
         return Err(ApiError::bad_request("MESSAGE.POST-FAILED"));
     }
     Ok(draft)
+}
+
+/// What the database itself refuses is a failed attempt to the reference.
+fn of_store(error: AdminError) -> ApiError {
+    match error {
+        AdminError::Store(StoreError::Refused(_)) => ApiError::bad_request(code::POST_FAILED),
+        other => other.into(),
+    }
 }
 
 /// Creates an application.
@@ -161,7 +179,8 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
 async fn create(caller: Caller<ApplicationAdmin>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let draft = draft(&body, None)?;
     let permit = caller.write(Resource::Organization(draft.organization))?;
-    let detail = state.admin().create_application(&permit, &caller.changed_by, &draft).await?;
+    let result = state.admin().create_application(&permit, &caller.changed_by, &draft).await;
+    let detail = result.map_err(of_store)?;
     let mut row = full(&detail);
     let own = detail.application.id.0;
     // Groups are shown as they were before: that is how the reference answers here.
@@ -232,7 +251,7 @@ async fn relocate(
     let permit = caller.write(access::application_for(&caller, state.admin(), id).await?)?;
     let mut form = Form::of(&body);
     let organization = OrganizationId(form.id("organizationId", None));
-    let permissions = form.ids_opt("permissionIds").unwrap_or_default();
+    let permissions = form.ids("permissionIds");
     form.finish()?;
     let target = caller.write(Resource::Organization(organization))?;
     let result =
@@ -248,7 +267,7 @@ async fn relocate(
 #[utoipa::path(
     tag = "application",
     params(("id" = i64, Path)),
-    responses((status = 200, body = Deleted)),
+    responses((status = 200, body = Deleted), (status = 409, description = "it has Sigfox devices", body = Problem)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[delete("/application/{id}")]
@@ -319,6 +338,7 @@ fn filter<R: CallerRule>(
 )]
 #[get("/application")]
 async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
+    query.check_direction()?;
     let page = query.page_or_all()?;
     let mut filter = filter(&caller, &query, query.int("organizationId")?.map(OrganizationId))?;
     let administered = caller.principal.organizations_with(&[Role::OrganizationApplicationAdmin]);
@@ -352,7 +372,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) 
 )]
 #[get("/application/{id}/filter-information")]
 async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
-    let organization = OrganizationId(id.0);
+    let organization = OrganizationId(id.of_list()?);
     caller.read(Resource::Organization(organization)).map_err(|_| ApiError::unknown_id())?;
     let owners = state.admin().application_owners(&caller.principal.visible_applications(), organization).await?;
     Ok(ok(json!(owners)))
@@ -367,7 +387,7 @@ async fn owners(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) 
 )]
 #[get("/application/{id}/application-dashboard-data")]
 async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
-    let organization = OrganizationId(id.0);
+    let organization = OrganizationId(id.of_list()?);
     // Another tenant's organisation is as good as none, as in the reference.
     caller.read(Resource::Organization(organization)).map_err(|_| ApiError::unknown_id())?;
     let counts = state.admin().dashboard_counts(&caller.principal.visible_applications(), organization).await?;
@@ -387,7 +407,7 @@ async fn dashboard(caller: Caller<Reader>, id: PathId, state: web::Data<AppState
 )]
 #[get("/application/{id}/iot-devices")]
 async fn devices(caller: Caller<Reader>, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
-    let id = ApplicationId(id.0);
+    let id = ApplicationId(id.of_list()?);
     may_list(&caller, &state, id).await?;
     let found = state.admin().application_devices(id, &query.page()?).await?;
     Ok(listed(found.rows.iter().map(device_listing).collect(), found.num_all))
@@ -407,7 +427,7 @@ async fn devices_of_organization(
     query: Query,
     state: web::Data<AppState>,
 ) -> ApiResult {
-    let filter = filter(&caller, &query, Some(OrganizationId(id.0)))?;
+    let filter = filter(&caller, &query, Some(OrganizationId(id.of_list()?)))?;
     let found = state.admin().organization_devices(&filter, NUM_MAP_DEVICES_MAX).await?;
     Ok(ok(found.iter().map(application_shape::device).collect()))
 }
@@ -421,7 +441,7 @@ async fn devices_of_organization(
 )]
 #[get("/application/{id}/iot-devices-map")]
 async fn map(caller: Caller<Reader>, id: PathId, state: web::Data<AppState>) -> ApiResult {
-    let id = ApplicationId(id.0);
+    let id = ApplicationId(id.of_list()?);
     may_list(&caller, &state, id).await?;
     Ok(ok(state.admin().application_map(id).await?.iter().map(map_device).collect()))
 }
@@ -456,5 +476,9 @@ mod tests {
         for (text, expected) in [("12345678", true), ("+45123456789", true), ("abc", false), ("12 34 56 78", false)] {
             assert_eq!(is_phone_number(text), expected, "{text}");
         }
+        let body = json!({"name": "A", "organizationId": 1, "contactPhone": "1234567890123"});
+        let error = draft(&body, None).unwrap_err();
+        let text = "contactPhone must be shorter than or equal to 12 characters";
+        assert_eq!(error.body()["message"][0]["constraints"], json!({"maxLength": text}));
     }
 }

@@ -22,7 +22,7 @@ use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, reduce};
 use crate::json::{JsonBody, created, ok};
 use crate::metrics;
-use crate::openapi::{Credentials, Me, Profile, Token};
+use crate::openapi::{Credentials, Me, Profile, ReducedProblem, Token};
 use crate::password::Verdict;
 use crate::request_id::request_id;
 
@@ -62,7 +62,11 @@ async fn reduce_errors(
 #[utoipa::path(
     tag = "auth",
     request_body = Credentials,
-    responses((status = 201, body = Token)),
+    responses(
+        (status = 201, body = Token),
+        (status = 401, description = "no such user, or another password", body = ReducedProblem),
+        (status = 429, description = "too many; `Retry-After` says when to try again", body = ReducedProblem),
+    ),
 )]
 #[post("/login")]
 async fn log_in(request: HttpRequest, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {

@@ -30,7 +30,7 @@ use crate::openapi::{
     targets::{Connection, ConnectionDraft, CopiedDevice},
 };
 use crate::page::{PageQuery, Query};
-use crate::validate::Form;
+use crate::validate::{Form, as_int, as_javascript_text};
 
 type State = web::Data<AppState>;
 
@@ -118,7 +118,11 @@ async fn detail(admin: &dyn AdminStore, row: &ConnectionRow) -> ApiResult<Value>
 
 async fn page_of(caller: Caller<Reader>, state: State, filter: ConnectionFilter, page: Page) -> ApiResult {
     let admin = state.admin();
-    let found = admin.connections(filter, &caller.principal.visible_applications(), &page).await?;
+    let mut found = admin.connections(filter, &caller.principal.visible_applications(), &page).await?;
+    if let ConnectionFilter::OfDevice(device) = filter {
+        // The reference joins only the device that is asked for.
+        found.rows.iter_mut().for_each(|row| row.fields.devices.retain(|id| *id == device));
+    }
     let parts = Parts::load(admin, &found.rows).await?;
     let rows = found.rows.iter().map(|row| parts.shown(row)).collect();
     Ok(listed(rows, found.num_all))
@@ -145,7 +149,7 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
 )]
 #[get("/iot-device-payload-decoder-data-target-connection/byIoTDevice/{id}")]
 async fn of_device(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    page_of(caller, state, ConnectionFilter::OfDevice(DeviceId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
+    page_of(caller, state, ConnectionFilter::OfDevice(DeviceId(id.of_list()?)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
 /// Connections of a data target.
@@ -157,7 +161,7 @@ async fn of_device(caller: Caller<Reader>, state: State, id: PathId) -> ApiResul
 )]
 #[get("/iot-device-payload-decoder-data-target-connection/byDataTarget/{id}")]
 async fn of_target(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    page_of(caller, state, ConnectionFilter::OfTarget(TargetId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
+    page_of(caller, state, ConnectionFilter::OfTarget(TargetId(id.of_list()?)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
 /// Connections through a payload decoder.
@@ -169,7 +173,7 @@ async fn of_target(caller: Caller<Reader>, state: State, id: PathId) -> ApiResul
 )]
 #[get("/iot-device-payload-decoder-data-target-connection/byPayloadDecoder/{id}")]
 async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    page_of(caller, state, ConnectionFilter::OfDecoder(DecoderId(id.0)), Page::first(PAGE_LIMIT_MAX)).await
+    page_of(caller, state, ConnectionFilter::OfDecoder(DecoderId(id.of_list()?)), Page::first(PAGE_LIMIT_MAX)).await
 }
 
 /// One connection.
@@ -200,18 +204,19 @@ async fn read_body(
     body: &Value,
 ) -> ApiResult<(Permit, ConnectionFields)> {
     let mut form = Form::of(body);
-    let devices: Vec<DeviceId> = form.ids("iotDeviceIds").into_iter().map(DeviceId).collect();
+    let devices = form.beyond(|form| form.ids_opt("iotDeviceIds")).unwrap_or_default();
+    let devices: Vec<DeviceId> = devices.into_iter().map(DeviceId).collect();
     let target = TargetId(form.id("dataTargetId", None));
-    let decoder = form.id_opt("payloadDecoderId").map(DecoderId);
+    let decoder = form.get("payloadDecoderId");
     if devices.len() > NUM_DEVICES_MAX {
         let text = format!("iotDeviceIds must contain no more than {NUM_DEVICES_MAX} elements");
         form.fail("iotDeviceIds", "arrayMaxSize", text);
     }
     form.finish()?;
-    if devices.is_empty() {
+    let rows = admin.devices_by_id(&devices).await?;
+    if rows.is_empty() {
         return Err(ApiError::bad_request("Must contain at least one IoTDevice"));
     }
-    let rows = admin.devices_by_id(&devices).await?;
     // Who may not change one of them learns nothing of the rest.
     let resources: BTreeMap<ApplicationId, Resource> =
         rows.iter().map(|row| (row.fields.application, row.resource())).collect();
@@ -227,11 +232,16 @@ async fn read_body(
         }
         other => other?,
     };
-    if let Some(id) = decoder
-        && admin.decoders_by_id(&[id]).await?.is_empty()
-    {
-        return Err(ApiError::bad_request(format!("Could not find PayloadDecoder by id: '{id}'")));
-    }
+    let decoder = match decoder {
+        None => None,
+        Some(sent) => match as_int(sent).map(DecoderId) {
+            Some(id) if !admin.decoders_by_id(&[id]).await?.is_empty() => Some(id),
+            _ => {
+                let id = as_javascript_text(sent);
+                return Err(ApiError::bad_request(format!("Could not find PayloadDecoder by id: '{id}'")));
+            }
+        },
+    };
     if resources.keys().any(|application| *application != target_row.fields.application) {
         return Err(ApiError::bad_request(code::NOT_SAME_APPLICATION));
     }

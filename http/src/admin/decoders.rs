@@ -112,6 +112,7 @@ async fn check_organization(admin: &dyn AdminStore, id: OrganizationId) -> ApiRe
 #[get("/payload-decoder")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     caller.read(Resource::Shared)?;
+    query.check_direction()?;
     let organization = query.int("organizationId")?.map(OrganizationId);
     let found = state.admin().decoders(organization, &query.page_or_all()?).await?;
     let referred = Referred::load(state.admin(), [], found.rows.iter().map(|row| row.fields.organization)).await?;

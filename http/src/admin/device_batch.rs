@@ -51,7 +51,7 @@ fn read_all<'a>(
     needs_id: bool,
     stored: impl Fn(&Value) -> Option<&'a DeviceRow>,
 ) -> Vec<(&'a Value, Option<DeviceInput>)> {
-    let mut errors = Vec::new();
+    let (mut errors, mut beyond) = (Vec::new(), Vec::new());
     let mut read = Vec::new();
     for (at, item) in items(form).iter().enumerate() {
         if !item.is_object() && !item.is_array() {
@@ -64,13 +64,17 @@ fn read_all<'a>(
             inner.id("id", Some(1));
         }
         let input = device_input::read(&mut inner, stored(item).map(|row| &row.fields));
-        let wrong = inner.into_errors();
-        if !wrong.is_empty() {
-            errors.push(FieldError::new(&at.to_string(), Some(item.clone())).with_children(wrong));
+        let (wrong, wrong_here) = inner.into_parts();
+        for (children, into) in [(wrong, &mut errors), (wrong_here, &mut beyond)] {
+            if !children.is_empty() {
+                let about = form.get("data").cloned().unwrap_or_default();
+                into.push(FieldError::new(&at.to_string(), Some(item.clone())).about(about).with_children(children));
+            }
         }
         read.push((item, input));
     }
     form.fail_inside("data", errors);
+    form.beyond(|form| form.fail_inside("data", beyond));
     read
 }
 

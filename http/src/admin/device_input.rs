@@ -15,7 +15,7 @@ use super::device_shape::{
 };
 use super::mask::{means_keep, merged};
 use crate::error::code;
-use crate::validate::{FieldError, Form, Rule};
+use crate::validate::{Form, Rule};
 
 /// A device as a body describes it.
 #[derive(Clone, Debug)]
@@ -39,7 +39,8 @@ pub fn read(form: &mut Form<'_>, stored: Option<&DeviceFields>) -> Option<Device
     let comment_on_location = form.text_opt("commentOnLocation", &[Rule::Max(1024)]);
     let comment = form.text_opt("comment", &[Rule::Max(1024)]);
     let metadata = read_metadata(form);
-    let device_model = form.int_opt("deviceModelId", None, None);
+    // 0 is the web client's "none".
+    let device_model = form.int_opt("deviceModelId", None, None).filter(|id| *id != 0);
     let kind = DeviceType::of_str(&kind)?;
     // Secrets of a device of another type say nothing about this one.
     let stored = stored.filter(|fields| fields.kind == kind);
@@ -69,11 +70,11 @@ pub fn read(form: &mut Form<'_>, stored: Option<&DeviceFields>) -> Option<Device
     if let Some(name) = name {
         match form.get(name) {
             Some(nested) if nested.is_object() => {
-                let errors = read_settings(nested, stored, &mut fields);
-                form.fail_inside(name, errors);
+                let inner = read_settings(nested, stored, &mut fields);
+                form.close_inside(name, inner);
             }
             Some(_) => {
-                let text = format!("nested property {name} must be either object or array");
+                let text = format!("each value in nested property {name} must be either object or array");
                 form.fail(name, "nestedValidation", text);
             }
             None => form.fail(name, "isDefined", format!("{name} should not be null or undefined")),
@@ -85,11 +86,16 @@ pub fn read(form: &mut Form<'_>, stored: Option<&DeviceFields>) -> Option<Device
 
 fn read_metadata(form: &mut Form<'_>) -> Option<String> {
     let value = form.get("metadata")?;
-    let entries = value.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let problem = match entries.as_ref().and_then(Value::as_object) {
-        None => Some("metadata must be a valid list of metadata keys and values"),
-        Some(map) if map.keys().any(|key| key.trim().is_empty()) => Some(code::INVALID_KEY_IN_KEY_VALUE_PAIR),
-        Some(map) if map.values().any(|v| v.as_str().is_none_or(|text| text.trim().is_empty())) => {
+    let is_blank = |value: &Value| value.as_str().is_none_or(|text| text.trim().is_empty());
+    let problem = match value.as_str().and_then(|text| serde_json::from_str::<Value>(text).ok()) {
+        None | Some(Value::Null) => Some("metadata must be a valid list of metadata keys and values"),
+        Some(Value::Object(map)) if map.keys().any(|key| key.trim().is_empty()) => {
+            Some(code::INVALID_KEY_IN_KEY_VALUE_PAIR)
+        }
+        Some(Value::Object(map)) if map.values().any(is_blank) => Some(code::INVALID_VALUE_IN_KEY_VALUE_PAIR),
+        // The reference goes through the names of whatever it is: those of a list are numbers, a figure has none.
+        Some(Value::Array(items)) if items.iter().any(is_blank) => Some(code::INVALID_VALUE_IN_KEY_VALUE_PAIR),
+        Some(Value::String(text)) if text.chars().any(char::is_whitespace) => {
             Some(code::INVALID_VALUE_IN_KEY_VALUE_PAIR)
         }
         Some(_) => None,
@@ -101,7 +107,7 @@ fn read_metadata(form: &mut Form<'_>) -> Option<String> {
 }
 
 /// Reads the settings of the device's type into `fields`.
-fn read_settings(nested: &Value, stored: Option<&DeviceFields>, fields: &mut DeviceFields) -> Vec<FieldError> {
+fn read_settings<'a>(nested: &'a Value, stored: Option<&DeviceFields>, fields: &mut DeviceFields) -> Form<'a> {
     let mut form = Form::of(nested);
     let mut settings = Settings { nested, stored, fields };
     match settings.fields.kind {
@@ -111,7 +117,7 @@ fn read_settings(nested: &Value, stored: Option<&DeviceFields>, fields: &mut Dev
         DeviceType::MqttInternalBroker => settings.internal_broker(&mut form),
         DeviceType::MqttExternalBroker => settings.external_broker(&mut form),
     }
-    form.into_errors()
+    form
 }
 
 struct Settings<'a> {
@@ -154,10 +160,12 @@ impl Settings<'_> {
         nested.insert("devEUI".into(), typed.to_ascii_lowercase().into());
         self.keep("deviceEUI", typed);
         for name in ["isDisabled", "skipFCntCheck"] {
-            nested.insert(name.into(), form.boolean_opt(name).unwrap_or(false).into());
+            let flag = form.beyond(|form| form.boolean_opt(name));
+            nested.insert(name.into(), flag.unwrap_or(false).into());
         }
-        let activation =
-            form.one_of_opt("activationType", &["NONE", "OTAA", "ABP"]).unwrap_or_else(|| "NONE".to_owned());
+        let activation = form
+            .beyond(|form| form.one_of_opt("activationType", &["NONE", "OTAA", "ABP"]))
+            .unwrap_or_else(|| "NONE".to_owned());
         match activation.as_str() {
             "OTAA" => self.secret(form, OTAA_KEY, |form| drop(hex(form, OTAA_KEY, 32))),
             "ABP" => {
@@ -186,25 +194,28 @@ impl Settings<'_> {
     }
 
     fn sigfox(&mut self, form: &mut Form<'_>) {
-        let device = form.text(
-            "deviceId",
-            &[sigfox_hex::<8>("deviceId must match /[0-9A-Fa-f]{1,8}/ regular expression"), Rule::Max(8)],
-        );
+        const DEVICE: &str = "deviceId must match /[0-9A-Fa-f]{1,8}/ regular expression";
+        let device = form.text("deviceId", &[holds_hex(DEVICE), Rule::Max(8)]);
+        form.beyond(|form| form.checked_text("deviceId", &[sigfox_hex::<8>(DEVICE)]));
         let group = form.id("groupId", None);
-        let kind_rules =
-            [sigfox_hex::<24>("deviceTypeId must match /[0-9A-Fa-f]{1,24}/ regular expression"), Rule::Max(24)];
-        let connects = form.boolean_opt("connectToExistingDeviceInBackend").unwrap_or(false);
-        let is_prototype = form.boolean_opt("prototype").unwrap_or(false);
+        const KIND: &str = "deviceTypeId must match /[0-9A-Fa-f]{1,24}/ regular expression";
+        const PAC: &str = "pac must match /[0-9A-Fa-f]+/ regular expression";
+        let kind_rules = [holds_hex(KIND), Rule::Max(24)];
+        let connects = form.beyond(|form| form.boolean_opt("connectToExistingDeviceInBackend")).unwrap_or(false);
+        let is_prototype = form.beyond(|form| form.boolean_opt("prototype")).unwrap_or(false);
         if !connects {
             let kind = form.text("deviceTypeId", &kind_rules);
+            form.beyond(|form| form.checked_text("deviceTypeId", &[sigfox_hex::<24>(KIND)]));
             self.keep("deviceTypeId", kind);
-            let pac = [sigfox_hex::<{ usize::MAX }>("pac must match /[0-9A-Fa-f]+/ regular expression")];
-            self.secret(form, SIGFOX_PAC, |form| drop(form.text(SIGFOX_PAC, &pac)));
+            self.secret(form, SIGFOX_PAC, |form| {
+                form.text(SIGFOX_PAC, &[holds_hex(PAC)]);
+                form.beyond(|form| form.checked_text(SIGFOX_PAC, &[sigfox_hex::<{ usize::MAX }>(PAC)]));
+            });
             if !is_prototype {
                 let certificate = form.text("endProductCertificate", &[]);
                 self.keep("endProductCertificate", certificate);
             }
-        } else if let Some(kind) = form.text_opt("deviceTypeId", &kind_rules) {
+        } else if let Some(kind) = form.beyond(|form| form.text_opt("deviceTypeId", &[sigfox_hex::<24>(KIND)])) {
             self.keep("deviceTypeId", kind);
         }
         self.keep("deviceId", device);
@@ -215,8 +226,8 @@ impl Settings<'_> {
     }
 
     fn internal_broker(&mut self, form: &mut Form<'_>) {
-        let uses_password = self.authentication(form);
-        self.keep("mqttPort", if uses_password { 8885 } else { 8884 });
+        let uses_password = self.authentication(form, None);
+        self.keep("mqttPort", if uses_password == Some(true) { 8885 } else { 8884 });
         self.keep("permissions", "write");
         // The topic names the row: the store wrote it when the device was made.
         for name in ["mqtttopicname", "mqttURL"] {
@@ -248,11 +259,12 @@ impl Settings<'_> {
             form.fail("mqttPort", "isInt", "mqttPort must be an integer number");
         }
         let port = port.unwrap_or_default();
-        let topic = form.text("mqtttopicname", &[Rule::Min(1), Rule::Max(1024)]);
+        let topic = form.text("mqtttopicname", &[]);
+        form.beyond(|form| form.checked_text("mqtttopicname", &[Rule::Min(1), Rule::Max(1024)]));
         self.keep("mqttURL", url);
         self.keep("mqttPort", port);
         self.keep("mqtttopicname", topic);
-        if !self.authentication(form) {
+        if self.authentication(form, Some("Der skal vælges en autentifikations type")) == Some(false) {
             for (name, text) in [
                 ("caCertificate", "CA certifikatet mangler eller er forkert format"),
                 ("deviceCertificate", "Enheds certifikat mangler eller er forkert format"),
@@ -271,17 +283,23 @@ impl Settings<'_> {
         self.keep("invalidMqttConfig", false);
     }
 
-    /// How the device proves who it is; `true` for a password.
-    fn authentication(&mut self, form: &mut Form<'_>) -> bool {
-        let kind = form.one_of("authenticationType", &["PASSWORD", "CERTIFICATE"]);
+    /// How the device proves who it is; `true` for a password, `None` when that is not said. `text`: how it is asked for.
+    fn authentication(&mut self, form: &mut Form<'_>, text: Option<&str>) -> Option<bool> {
+        const NAME: &str = "authenticationType";
+        const KINDS: [&str; 2] = ["PASSWORD", "CERTIFICATE"];
+        let kind = form.one_of(NAME, &KINDS);
+        let is_known = KINDS.contains(&kind.as_str());
+        if !is_known && let Some(text) = text {
+            form.fail(NAME, "isEnum", text);
+        }
         let uses_password = kind == "PASSWORD";
-        self.keep("authenticationType", kind);
+        self.keep(NAME, kind);
         if uses_password {
             let username = form.text("mqttusername", &[Rule::Min(1), Rule::Max(1024)]);
             self.keep("mqttusername", username);
             self.secret(form, MQTT_PASSWORD, |form| drop(form.text(MQTT_PASSWORD, &[Rule::Min(1), Rule::Max(1024)])));
         }
-        uses_password
+        is_known.then_some(uses_password)
     }
 }
 
@@ -290,16 +308,14 @@ fn sigfox_hex<const MAX: usize>(text: &'static str) -> Rule {
     Rule::Custom("matches", text, |t| (1..=MAX).contains(&t.len()) && t.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
+/// A hex digit somewhere: all that the reference asks for, in these words.
+fn holds_hex(text: &'static str) -> Rule {
+    Rule::Custom("matches", text, |t| t.bytes().any(|b| b.is_ascii_hexdigit()))
+}
+
 /// A text of exactly so many hex digits.
 fn hex(form: &mut Form<'_>, name: &str, num_digits: usize) -> String {
-    let text = form.text(name, &[Rule::Hexadecimal]);
-    let num_chars = text.chars().count();
-    if num_chars < num_digits {
-        form.fail(name, "isLength", format!("{name} must be longer than or equal to {num_digits} characters"));
-    } else if num_chars > num_digits {
-        form.fail(name, "isLength", format!("{name} must be shorter than or equal to {num_digits} characters"));
-    }
-    text
+    form.text(name, &[Rule::Hexadecimal, Rule::Length(num_digits, num_digits)])
 }
 
 impl DeviceInput {
@@ -351,7 +367,7 @@ impl DeviceInput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::validate::MASK;
+    use crate::validate::{FieldError, MASK};
 
     fn read_new(body: Value) -> Result<DeviceFields, Vec<FieldError>> {
         let mut form = Form::of(&body);
@@ -456,15 +472,19 @@ mod tests {
     }
 
     #[test]
-    fn metadata_is_an_object_of_texts() {
+    fn metadata_is_json_whose_parts_are_texts() {
         let body =
             |metadata: Value| json!({"name": "R", "type": "GENERIC_HTTP", "applicationId": 1, "metadata": metadata});
         assert!(read_new(body(json!("{\"a\":\"b\"}"))).is_ok());
         for bad in
-            [json!("{\"a\":\"\"}"), json!("{\" \":\"b\"}"), json!("{\"a\":1}"), json!("[]"), json!("x"), json!(7)]
+            [json!("{\"a\":\"\"}"), json!("{\" \":\"b\"}"), json!("{\"a\":1}"), json!("null"), json!("x"), json!(7)]
         {
             assert!(read_new(body(bad.clone())).is_err(), "{bad}");
         }
+        for odd in ["[]", "[\"a\"]", "7", "\"x\"", "{}"] {
+            assert!(read_new(body(json!(odd))).is_ok(), "taken by the reference: {odd}");
+        }
+        assert!(read_new(body(json!("[1]"))).is_err());
     }
 
     #[test]

@@ -43,42 +43,55 @@ fn check(body: &Value) -> Vec<Value> {
             json!({"property": name, "constraints": {"required": format!("should have required property '{name}'")}})
         })
         .collect();
-    let mut expect = |is_met: bool, key: &str, text: &str| {
+    // The reference says everything under this name.
+    let mut expect = |is_met: bool, text: &str| {
         if !is_met {
-            errors.push(json!({"constraints": {key: text}}));
+            errors.push(json!({"constraints": {"required": text}}));
         }
     };
     let one_of = "should be equal to one of the allowed values";
-    let is_among = |name: &str, values: &[&str]| {
-        fields.get(name).is_none_or(|v| v.as_str().is_some_and(|text| values.contains(&text)))
-    };
-    let are_texts = |name: &str, values: Option<&[&str]>| {
-        fields.get(name).is_none_or(|v| {
-            v.as_array().is_some_and(|items| {
-                items.iter().all(|i| i.as_str().is_some_and(|text| values.is_none_or(|v| v.contains(&text))))
-            })
-        })
-    };
-    expect(is_among("type", &["DeviceModel"]), "enum", one_of);
-    expect(is_among("deviceClass", &["C0", "C1", "C2"]), "enum", one_of);
-    expect(is_among("energyLimitationClass", &["E0", "E1", "E2", "E9"]), "enum", one_of);
-    expect(are_texts("controlledProperty", Some(&CONTROLLED_PROPERTIES)), "enum", one_of);
-    expect(are_texts("function", Some(&FUNCTIONS)), "enum", one_of);
-    expect(are_texts("supportedUnits", None), "type", "should be array");
-    let is_uri = fields.get("documentation").is_none_or(|v| v.as_str().is_some_and(|t| url::Url::parse(t).is_ok()));
-    expect(is_uri, "format", "should match format \"uri\"");
+    const TEXT: &str = "should be string";
+    let is_text = |name: &str| fields.get(name).is_none_or(Value::is_string);
+    let is_among = |value: &Value, values: &[&str]| value.as_str().is_some_and(|text| values.contains(&text));
+    for (name, values) in [
+        ("type", &["DeviceModel"][..]),
+        ("deviceClass", &["C0", "C1", "C2"]),
+        ("energyLimitationClass", &["E0", "E1", "E2", "E9"]),
+    ] {
+        expect(is_text(name), TEXT);
+        expect(fields.get(name).is_none_or(|value| is_among(value, values)), one_of);
+    }
+    for (name, values) in [
+        ("controlledProperty", Some(&CONTROLLED_PROPERTIES[..])),
+        ("function", Some(&FUNCTIONS[..])),
+        ("supportedUnits", None),
+    ] {
+        let Some(value) = fields.get(name) else { continue };
+        expect(value.is_array(), "should be array");
+        for item in value.as_array().into_iter().flatten() {
+            expect(item.is_string(), TEXT);
+            expect(values.is_none_or(|values| is_among(item, values)), one_of);
+        }
+    }
+    expect(is_text("documentation"), TEXT);
+    let is_uri = |value: &Value| value.as_str().is_none_or(|text| url::Url::parse(text).is_ok());
+    expect(fields.get("documentation").is_none_or(is_uri), "should match format \"uri\"");
     for name in ["manufacturerName", "brandName", "modelName", "name"] {
-        expect(fields.get(name).is_none_or(Value::is_string), "type", "should be string");
+        expect(is_text(name), TEXT);
     }
     errors
+}
+
+fn needs_document(form: &mut Form<'_>) {
+    if form.get("body").is_none() {
+        form.fail("body", "isDefined", "body should not be null or undefined");
+    }
 }
 
 /// The document of a request.
 fn document(body: &Value) -> ApiResult<Value> {
     let mut form = Form::of(body);
-    if form.get("body").is_none() {
-        form.fail("body", "isDefined", "body should not be null or undefined");
-    }
+    needs_document(&mut form);
     form.finish()?;
     let document = body.get("body").cloned().unwrap_or(Value::Null);
     let errors = check(&document);
@@ -102,6 +115,7 @@ fn full(row: &DeviceModelRow) -> Value {
 async fn create(caller: Caller<Reader>, state: web::Data<AppState>, JsonBody(body): JsonBody) -> ApiResult {
     let mut form = Form::of(&body);
     let organization = OrganizationId(form.id("belongsToId", None));
+    needs_document(&mut form);
     form.finish()?;
     let permit = caller.write(Resource::Organization(organization))?;
     let document = document(&body)?;
@@ -225,8 +239,13 @@ mod tests {
         ] {
             let mut wrong = model();
             wrong[name] = value;
-            assert_eq!(check(&wrong).len(), 1, "{name}");
+            let errors = check(&wrong);
+            assert_eq!(errors.len(), 1, "{name}");
+            assert!(errors[0]["constraints"]["required"].is_string(), "under the reference's name for everything");
         }
+        let mut wrong = model();
+        wrong["type"] = json!(7);
+        assert_eq!(check(&wrong).len(), 2, "no text, and none of the allowed ones");
         assert_eq!(check(&Value::Null).len(), 1);
     }
 }

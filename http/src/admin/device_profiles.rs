@@ -24,7 +24,7 @@ use crate::json::{JsonBody, created, deleted, ok};
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S, MADE_BY_TAG, ORGANIZATION_TAG};
 use crate::openapi::{
-    Deleted,
+    Deleted, Problem,
     lorawan::{DeviceProfileDraft, DeviceProfiles, NetworkId},
 };
 use crate::page::{PageQuery, Query};
@@ -67,53 +67,81 @@ fn read_profile(form: &mut Form<'_>, before: Option<&NetworkProfile>) -> Option<
         return None;
     };
     let mut inner = Form::of(nested);
-    let number = |form: &mut Form<'_>, name: &str, is_needed: bool, before: u32| -> u32 {
-        if form.get(name).is_none() && !is_needed {
-            return before;
-        }
-        u32::try_from(form.int(name, Some(0), Some(i64::from(u32::MAX)))).unwrap_or(0)
-    };
-    let flag = |form: &mut Form<'_>, name: &str, before: bool| form.boolean_opt(name).unwrap_or(before);
+    let is_new = before.is_none();
     let old = before.cloned().unwrap_or_else(empty);
-    let name = inner.text("name", &[]);
-    if name.trim().is_empty() {
-        inner.fail("name", "isLength", "name must be longer than or equal to 1 characters");
-    } else if name.chars().count() > NAME_CHARS_MAX {
-        inner.fail("name", "isLength", format!("name must be shorter than or equal to {NAME_CHARS_MAX} characters"));
+    // What the reference asks for under a condition of its own; without it a figure that is sent is read all the same.
+    let number = |form: &mut Form<'_>, name: &str, is_needed: bool, before: u32| -> u32 {
+        let number = if is_needed && (form.get(name).is_some() || is_new) {
+            form.int_capped(name, Some(0), i64::from(u32::MAX))
+        } else if form.get(name).is_some() {
+            form.beyond(|form| form.int_capped(name, Some(0), i64::from(u32::MAX)))
+        } else {
+            return before;
+        };
+        u32::try_from(number).unwrap_or(0)
+    };
+    let flag =
+        |form: &mut Form<'_>, name: &str, before: bool| form.beyond(|form| form.boolean_opt(name)).unwrap_or(before);
+    let choice = |form: &mut Form<'_>, name: &str, max: i64| {
+        form.checked_text(name, &[Rule::NotEmpty]);
+        i32::try_from(form.beyond(|form| form.int(name, Some(0), Some(max)))).unwrap_or(0)
+    };
+    let name = inner.text("name", &[Rule::Length(1, NAME_CHARS_MAX)]);
+    inner.beyond(|form| form.checked_text("name", &[Rule::NotBlank]));
+    let mac_version = choice(&mut inner, "macVersion", MAC_VERSION_MAX);
+    let reg_params_revision = choice(&mut inner, "regParamsRevision", REVISION_MAX);
+    if is_new || inner.has("adrAlgorithmID") {
+        inner.text("adrAlgorithmID", &[]);
     }
-    let mac_version = inner.int("macVersion", Some(0), Some(MAC_VERSION_MAX));
-    let revision = inner.int("regParamsRevision", Some(0), Some(REVISION_MAX));
-    let adr_algorithm = match inner.text_opt("adrAlgorithmID", &[Rule::Max(100)]) {
+    let adr_algorithm = match inner.beyond(|form| form.text_opt("adrAlgorithmID", &[Rule::Max(100)])) {
         Some(text) if !text.is_empty() => text,
         _ => old.adr_algorithm.clone(),
     };
     let supports_class_b = flag(&mut inner, "supportsClassB", old.supports_class_b);
     let supports_class_c = flag(&mut inner, "supportsClassC", old.supports_class_c);
     let supports_join = flag(&mut inner, "supportsJoin", old.supports_join);
-    let (is_b, is_abp) = (supports_class_b, !supports_join);
+    let is_b = inner.is_truthy("supportsClassB").unwrap_or(old.supports_class_b);
+    let is_abp = match inner.get("supportsJoin") {
+        Some(said) => is_false(said),
+        None => before.is_some_and(|before| !before.supports_join),
+    };
+    // In the reference's order, which is that of its answer.
+    let class_b_timeout_s = number(&mut inner, "classBTimeout", is_b, old.class_b_timeout_s);
+    let class_c_timeout_s = number(&mut inner, "classCTimeout", true, old.class_c_timeout_s);
     let profile = NetworkProfile {
         id: old.id,
         name,
-        mac_version: i32::try_from(mac_version).unwrap_or(0),
-        reg_params_revision: i32::try_from(revision).unwrap_or(0),
+        mac_version,
+        reg_params_revision,
         adr_algorithm,
         supports_join,
         supports_class_b,
         supports_class_c,
-        class_b_timeout_s: number(&mut inner, "classBTimeout", is_b, old.class_b_timeout_s),
-        ping_slot_period: number(&mut inner, "pingSlotPeriod", false, old.ping_slot_period),
+        class_b_timeout_s,
+        class_c_timeout_s,
         ping_slot_dr: number(&mut inner, "pingSlotDR", is_b, old.ping_slot_dr),
         ping_slot_frequency_hz: number(&mut inner, "pingSlotFreq", is_b, old.ping_slot_frequency_hz),
-        class_c_timeout_s: number(&mut inner, "classCTimeout", false, old.class_c_timeout_s),
+        ping_slot_period: number(&mut inner, "pingSlotPeriod", false, old.ping_slot_period),
         status_requests_per_day: number(&mut inner, "devStatusReqFreq", false, old.status_requests_per_day),
-        rx1_delay: number(&mut inner, "rxDelay1", is_abp, old.rx1_delay),
         rx1_dr_offset: number(&mut inner, "rxDROffset1", is_abp, old.rx1_dr_offset),
         rx2_dr: number(&mut inner, "rxDataRate2", is_abp, old.rx2_dr),
+        rx1_delay: number(&mut inner, "rxDelay1", is_abp, old.rx1_delay),
         rx2_frequency_hz: number(&mut inner, "rxFreq2", is_abp, old.rx2_frequency_hz),
         tags: old.tags,
     };
-    form.fail_inside("deviceProfile", inner.into_errors());
+    form.close_inside("deviceProfile", inner);
     Some(profile)
+}
+
+/// What JavaScript's `==` takes for `false`.
+fn is_false(value: &Value) -> bool {
+    match value {
+        Value::Bool(is_true) => !is_true,
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::String(text) => text.trim().is_empty() || text.trim() == "0",
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    }
 }
 
 fn empty() -> NetworkProfile {
@@ -169,8 +197,8 @@ async fn check_name(
 #[post("/chirpstack/device-profiles")]
 async fn create(caller: Caller<ApplicationAdmin>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
-    let organization = OrganizationId(form.id("internalOrganizationId", None));
     let profile = read_profile(&mut form, None);
+    let organization = OrganizationId(form.beyond(|form| form.id("internalOrganizationId", None)));
     form.finish()?;
     let mut profile = profile.ok_or_else(|| ApiError::bad_request(code::NOT_VALID_FORMAT))?;
     let permit = caller.write(Resource::Organization(organization))?;
@@ -339,12 +367,16 @@ async fn update(caller: Caller<ApplicationAdmin>, state: State, request: HttpReq
 #[utoipa::path(
     tag = "device-profile",
     params(("profile" = String, Path)),
-    responses((status = 200, body = Deleted)),
+    responses((status = 200, body = Deleted), (status = 409, description = "devices have it", body = Problem)),
     security(("token" = ["OrganizationApplicationAdmin"]), ("apiKey" = ["OrganizationApplicationAdmin"])),
 )]
 #[delete("/chirpstack/device-profiles/{profile}")]
 async fn delete(caller: Caller<ApplicationAdmin>, state: State, request: HttpRequest) -> ApiResult {
-    let row = row_of_path(&caller, &state, &request).await?;
+    let missing = |error: ApiError| match error.status() {
+        StatusCode::NOT_FOUND => ApiError::bare(StatusCode::NOT_FOUND),
+        _ => error,
+    };
+    let row = row_of_path(&caller, &state, &request).await.map_err(missing)?;
     let permit = caller.write(resource_of(row.organization))?;
     let in_use = || ApiError::new(StatusCode::CONFLICT, code::DELETE_NOT_ALLOWED_HAS_LORAWAN_DEVICE);
     match state.admin().delete_profile(&permit, &caller.changed_by, &row.network_id).await {

@@ -145,11 +145,14 @@ pub fn settings(row: &DeviceRow, secrets: Secrets) -> Option<(&'static str, Valu
     Some((name, nested))
 }
 
+/// A payload as JSON, or as text where it is none.
+pub fn raw_data(payload: &[u8]) -> Value {
+    serde_json::from_slice(payload).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(payload).into_owned()))
+}
+
 /// The newest message; `rawData` is the payload as JSON, or as text where it is none.
 pub fn latest_message(id: i64, latest: &LatestMessage) -> Value {
-    let raw = latest.payload.as_ref().map(|payload| {
-        serde_json::from_slice(payload).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(payload).into_owned()))
-    });
+    let raw = latest.payload.as_ref().map(|payload| raw_data(payload));
     json!({
         "id": id,
         "createdAt": instant(latest.created_at),

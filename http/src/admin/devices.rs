@@ -180,7 +180,7 @@ async fn update(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody
     form.id("id", Some(1));
     let input = device_input::read(&mut form, known.map(|row| &row.fields));
     form.finish()?;
-    let stored = stored.ok_or_else(ApiError::unknown_id)?;
+    let stored = stored.ok_or_else(|| ApiError::bare(StatusCode::NOT_FOUND))?;
     let input = input.ok_or_else(|| device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE))?;
     let hide = input.clone();
     let row = update_one(&caller, &state, &stored, input).await?;
@@ -314,7 +314,7 @@ async fn reset_api_key(caller: Caller<Reader>, state: State, id: PathId) -> ApiR
 #[put("/iot-device/changeApplication/{id}")]
 async fn change_application(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
     let admin = state.admin();
-    let row = admin.device(DeviceId(id.0)).await?;
+    let row = known(admin, id).await?;
     let permit = caller.write(row.resource())?;
     if row.fields.kind == DeviceType::Sigfox {
         return Err(ApiError::bad_request(code::NOT_VALID_FORMAT));
@@ -368,7 +368,7 @@ async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Que
         page.limit = 20;
     }
     let visible = caller.principal.visible_applications();
-    let found = state.admin().devices_of_decoder(DecoderId(id.0), &visible, &page).await?;
+    let found = state.admin().devices_of_decoder(DecoderId(id.of_list()?), &visible, &page).await?;
     let rows = found
         .rows
         .iter()
@@ -390,7 +390,7 @@ async fn of_decoder(caller: Caller<Reader>, state: State, id: PathId, query: Que
 #[utoipa::path(
     tag = "iot-device",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, description = "empty for a device without a radio", body = Vec<Value>)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/iot-device/stats/{id}")]
@@ -439,7 +439,16 @@ async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> Api
     match row.fields.kind {
         DeviceType::Lorawan => downlinks::sent(&state, &row).await,
         DeviceType::Sigfox => Ok(ok(sigfox_downlink::queue(&row))),
-        _ => Err(ApiError::bad_request(code::ONLY_ALLOWED_FOR_LORAWAN_AND_SIGFOX)),
+        // Nothing was ever sent to it.
+        _ => Ok(ok(json!([]))),
+    }
+}
+
+/// A device that is to change: one that is not there is refused without a word.
+async fn known(admin: &dyn AdminStore, id: PathId) -> ApiResult<DeviceRow> {
+    match admin.device(DeviceId(id.0)).await {
+        Err(AdminError::NotFound) => Err(ApiError::bare(StatusCode::NOT_FOUND)),
+        other => Ok(other?),
     }
 }
 
@@ -453,7 +462,7 @@ async fn sent_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> Api
 )]
 #[post("/iot-device/{id}/downlink")]
 async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) -> ApiResult {
-    let row = state.admin().device(DeviceId(id.0)).await?;
+    let row = known(state.admin(), id).await?;
     match row.fields.kind {
         DeviceType::Lorawan => {
             let permit = caller.write(row.resource())?;
@@ -462,6 +471,9 @@ async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: J
         DeviceType::Sigfox => sigfox_downlink::set(&caller, &state, row, &body.0).await,
         _ => {
             caller.write(row.resource())?;
+            let mut form = Form::of(&body.0);
+            downlinks::check_data(&mut form);
+            form.finish()?;
             Err(ApiError::bad_request(code::DOWNLINK_NOT_SUPPORTED_FOR_DEVICE_TYPE))
         }
     }
@@ -476,7 +488,7 @@ async fn send_downlink(caller: Caller<Reader>, state: State, id: PathId, body: J
 )]
 #[post("/iot-device/{id}/flushDownlinkQueue")]
 async fn flush_downlinks(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
-    let row = state.admin().device(DeviceId(id.0)).await?;
+    let row = known(state.admin(), id).await?;
     let permit = caller.write(row.resource())?;
     match row.fields.kind {
         DeviceType::Lorawan => downlinks::flush(&state, &permit, &caller.changed_by, &row).await,

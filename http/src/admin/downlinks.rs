@@ -16,7 +16,7 @@ use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::ok;
 use crate::network::error::refusal;
-use crate::validate::Form;
+use crate::validate::{Form, Rule, as_javascript_text};
 
 /// Downlinks that a list shows.
 const NUM_SHOWN_MAX: i64 = 25;
@@ -36,9 +36,15 @@ fn downlink(row: &DownlinkRow) -> Value {
     })
 }
 
+/// Hex digits, however many: what the reference asks for whatever the device is.
+pub fn check_data(form: &mut Form<'_>) {
+    let is_hex = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit());
+    form.checked_text("data", &[Rule::Custom("matches", "Must be hexadecimal", is_hex)]);
+}
+
 /// The `data` of a downlink; what is wrong is noted in `form`.
 pub fn read_data(form: &mut Form<'_>) -> Vec<u8> {
-    let text = form.text("data", &[]);
+    let text = form.get("data").map(as_javascript_text).unwrap_or_default();
     match hex::decode(&text).ok().filter(|bytes| !bytes.is_empty()) {
         Some(bytes) if bytes.len() <= PAYLOAD_BYTES_MAX => bytes,
         Some(_) => {

@@ -7,7 +7,7 @@ use sluse_schema::id::GatewayId;
 use sluse_schema::port::admin::gateway::GatewayFields;
 
 use super::applications::STATUSES;
-use crate::validate::{FieldError, Form, Rule};
+use crate::validate::{Form, Rule};
 
 const PLACEMENTS: [&str; 4] = ["NONE", "INDOORS", "OUTDOORS", "OTHER"];
 /// Tags of one gateway, and characters of one of them.
@@ -41,11 +41,15 @@ pub fn read(form: &mut Form<'_>, stored: Option<&GatewayFields>) -> Option<Gatew
         Some(nested) if nested.is_object() => {
             let mut inner = Form::of(nested);
             let input = read_gateway(&mut inner, stored);
-            form.fail_inside("gateway", inner.into_errors());
+            form.close_inside("gateway", inner);
             Some(input)
         }
         Some(_) => {
-            form.fail("gateway", "nestedValidation", "nested property gateway must be either object or array");
+            form.fail(
+                "gateway",
+                "nestedValidation",
+                "each value in nested property gateway must be either object or array",
+            );
             None
         }
         None => {
@@ -87,7 +91,6 @@ fn read_gateway(form: &mut Form<'_>, stored: Option<&GatewayFields>) -> GatewayI
     for (name, into) in [
         ("gatewayResponsibleEmail", &mut fields.gateway_responsible_email),
         ("operationalResponsibleEmail", &mut fields.operational_responsible_email),
-        ("alarmMail", &mut fields.alarm_mail),
     ] {
         kept_text(form, name, if is_blank(form.get(name)) { &[] } else { &[Rule::Email] }, into);
     }
@@ -102,8 +105,8 @@ fn read_gateway(form: &mut Form<'_>, stored: Option<&GatewayFields>) -> GatewayI
     if form.has("status") {
         fields.status = form.one_of_opt("status", &STATUSES);
     }
-    read_tags(form, &mut fields);
     read_alarms(form, &mut fields);
+    read_tags(form, &mut fields);
     GatewayInput { gateway, fields }
 }
 
@@ -112,7 +115,14 @@ fn is_blank(value: Option<&Value>) -> bool {
 }
 
 fn read_location(form: &mut Form<'_>, fields: &mut GatewayFields) {
-    let Some(nested) = form.get("location") else { return };
+    if !form.has("location") {
+        return;
+    }
+    let nested = form.get("location").unwrap_or(&Value::Null);
+    if nested == &Value::Array(Vec::new()) {
+        // No place, and none that could be wrong.
+        return;
+    }
     if !nested.is_object() {
         let text = "each value in nested property location must be either object or array";
         return form.fail("location", "nestedValidation", text);
@@ -125,10 +135,9 @@ fn read_location(form: &mut Form<'_>, fields: &mut GatewayFields) {
         Some(Value::String(text)) if text.trim().parse::<f64>().is_ok_and(|m| m.abs() <= ALTITUDE_MAX_M) => {
             text.trim().parse().ok()
         }
-        _ => inner.number_opt("altitude", Some(-ALTITUDE_MAX_M), Some(ALTITUDE_MAX_M)),
+        _ => inner.beyond(|inner| inner.number_opt("altitude", Some(-ALTITUDE_MAX_M), Some(ALTITUDE_MAX_M))),
     };
-    let errors: Vec<FieldError> = inner.into_errors();
-    form.fail_inside("location", errors);
+    form.close_inside("location", inner);
     (fields.longitude, fields.latitude, fields.altitude) = (Some(longitude), Some(latitude), altitude);
 }
 
@@ -162,8 +171,9 @@ fn read_alarms(form: &mut Form<'_>, fields: &mut GatewayFields) {
     if form.has("notifyUnusualPackages") {
         fields.notify_unusual_packages = form.boolean_opt("notifyUnusualPackages");
     }
-    let is_offline = fields.notify_offline == Some(true);
-    let is_unusual = fields.notify_unusual_packages == Some(true);
+    // An alarm that is wanted by something else than `true` is wrong already, and to the reference it is wanted.
+    let is_offline = form.is_truthy("notifyOffline").unwrap_or(fields.notify_offline == Some(true));
+    let is_unusual = form.is_truthy("notifyUnusualPackages").unwrap_or(fields.notify_unusual_packages == Some(true));
     for (name, is_needed, min, into) in [
         ("offlineAlarmThresholdMinutes", is_offline, 1, &mut fields.offline_alarm_threshold_minutes),
         ("minimumPackages", is_unusual, 0, &mut fields.minimum_packages),
@@ -176,7 +186,12 @@ fn read_alarms(form: &mut Form<'_>, fields: &mut GatewayFields) {
             *into = form.get(name).and_then(Value::as_i64).filter(|n| (0..=i64::from(u32::MAX)).contains(n));
         }
     }
-    let has_mail = fields.alarm_mail.as_deref().is_some_and(|mail| !mail.trim().is_empty());
+    if form.has("alarmMail") {
+        let rules: &[Rule] = if is_blank(form.get("alarmMail")) { &[] } else { &[Rule::Email] };
+        fields.alarm_mail = form.beyond(|form| form.text_opt("alarmMail", rules));
+    }
+    let has_mail =
+        form.is_truthy("alarmMail").unwrap_or_else(|| fields.alarm_mail.as_deref().is_some_and(|m| !m.is_empty()));
     if (is_offline || is_unusual) && !has_mail {
         form.fail("alarmMail", "isEmail", "alarmMail must be an email");
         if !form.get("alarmMail").is_some_and(Value::is_string) {

@@ -8,7 +8,7 @@ use sluse_schema::port::admin::gateway::GatewayHistory;
 use sluse_schema::port::admin::{AdminError, Page};
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::gateways::{among, gateway_of_path, resource};
+use super::gateways::{among, gateway_to_change, resource};
 use super::view;
 use crate::authz::{Caller, Reader};
 use crate::config::PAGE_LIMIT_MAX;
@@ -60,10 +60,12 @@ fn history(history: &GatewayHistory) -> Value {
 )]
 #[get("/lorawan/gateway/status")]
 async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) -> ApiResult {
-    query.page()?;
+    // Paging is looked at and ignored: the web client asks for less than it shows.
+    for name in ["limit", "offset"] {
+        query.number(name)?;
+    }
     let from = begin(&query, Utc::now())?;
     let of = among(&caller, &query)?;
-    // The reference ignores paging here, and the web client asks for less than it shows.
     let found = state.admin().gateway_histories(&of, None, from, &Page::first(PAGE_LIMIT_MAX)).await?;
     Ok(listed(found.rows.iter().map(history).collect(), found.num_all))
 }
@@ -77,7 +79,7 @@ async fn list(caller: Caller<Reader>, state: web::Data<AppState>, query: Query) 
 )]
 #[get("/lorawan/gateway/status/{gateway}")]
 async fn one(caller: Caller<Reader>, state: web::Data<AppState>, request: HttpRequest, query: Query) -> ApiResult {
-    let id = gateway_of_path(&request, "gateway")?;
+    let id = gateway_to_change(&request)?;
     query.page()?;
     let from = begin(&query, Utc::now())?;
     let row = match state.admin().gateway(id).await {

@@ -26,11 +26,46 @@ use crate::json::{JsonBody, PathId, created, ok};
 use crate::network::align::network_gateway;
 use crate::network::error::refusal;
 use crate::network::{self, DUE_IN_S};
-use crate::openapi::lorawan::{Done, GatewayChange, GatewayDraft, GatewayFilter, GatewayMove, Gateways};
+use crate::openapi::lorawan::{Done, GatewayChange, GatewayDraft, GatewayFilter, GatewayMove, Gateways, NotDone};
 use crate::page::{PageQuery, Query};
 use crate::validate::Form;
 
 type State = web::Data<AppState>;
+
+/// Columns of the reference's table, and what it derives. A list by one that has no order here comes by id.
+const ORDER: [&str; 31] = [
+    "id",
+    "createdAt",
+    "updatedAt",
+    "organizationName",
+    "name",
+    "description",
+    "gatewayId",
+    "rxPacketsReceived",
+    "txPacketsEmitted",
+    "tags",
+    "location",
+    "altitude",
+    "lastSeenAt",
+    "placement",
+    "modelName",
+    "antennaType",
+    "status",
+    "gatewayResponsibleName",
+    "gatewayResponsibleEmail",
+    "gatewayResponsiblePhoneNumber",
+    "operationalResponsibleName",
+    "operationalResponsibleEmail",
+    "notifyOffline",
+    "notifyUnusualPackages",
+    "offlineAlarmThresholdMinutes",
+    "minimumPackages",
+    "maximumPackages",
+    "alarmMail",
+    "hasSentOfflineNotification",
+    "organization",
+    "organizationId",
+];
 
 /// Gateways that a map shows.
 const NUM_ON_MAP_MAX: i64 = 10_000;
@@ -42,9 +77,14 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
     cfg.service(create).service(list).service(map).service(relocate).service(read).service(update).service(delete);
 }
 
+/// The gateway of a path, as every route but the one that shows it refuses what is none.
+pub(super) fn gateway_to_change(request: &HttpRequest) -> ApiResult<GatewayId> {
+    gateway_of_path(request).map_err(|_| ApiError::bad_request("Invalid gateway id"))
+}
+
 /// The gateway of a path.
-pub(super) fn gateway_of_path(request: &HttpRequest, name: &str) -> ApiResult<GatewayId> {
-    let text = request.match_info().get(name).unwrap_or("");
+fn gateway_of_path(request: &HttpRequest) -> ApiResult<GatewayId> {
+    let text = request.match_info().get("gateway").unwrap_or("");
     if text.chars().count() != 16 {
         return Err(ApiError::bad_request(code::WRONG_LENGTH));
     }
@@ -122,9 +162,11 @@ fn failed(text: &str) -> ApiError {
     ApiError::raw(StatusCode::BAD_REQUEST, json!({"success": false, "error": text}))
 }
 
+const PACKAGES: &str = "Minimum has to be under maximum, and maximum has to be over minimum";
+
 fn check_packages(fields: &GatewayFields) -> ApiResult<()> {
     match (fields.minimum_packages, fields.maximum_packages) {
-        (Some(min), Some(max)) if min > max => Err(failed("minimumPackages must not be greater than maximumPackages")),
+        (Some(min), Some(max)) if min > max => Err(failed(PACKAGES)),
         _ => Ok(()),
     }
 }
@@ -133,14 +175,14 @@ fn check_packages(fields: &GatewayFields) -> ApiResult<()> {
 #[utoipa::path(
     tag = "chirpstack-gateway",
     request_body = GatewayDraft,
-    responses((status = 201, body = Done)),
+    responses((status = 201, body = Done), (status = 400, description = "not done", body = NotDone)),
     security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
 )]
 #[post("/chirpstack/gateway")]
 async fn create(caller: Caller<GatewayAdmin>, state: State, body: JsonBody) -> ApiResult {
     let mut form = Form::of(&body.0);
-    let organization = OrganizationId(form.id("organizationId", None));
     let input = gateway_input::read(&mut form, None);
+    let organization = OrganizationId(form.beyond(|form| form.id("organizationId", None)));
     form.finish()?;
     let Some((input, id)) = input.and_then(|input| input.gateway.map(|id| (input, id))) else {
         return Err(ApiError::bad_request(code::NOT_VALID_FORMAT));
@@ -192,6 +234,7 @@ async fn create(caller: Caller<GatewayAdmin>, state: State, body: JsonBody) -> A
 )]
 #[get("/chirpstack/gateway")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
+    query.check_among("orderOn", &ORDER)?;
     let found = state.admin().gateways(&among(&caller, &query)?, &query.page()?).await?;
     Ok(ok(json!({"resultList": found.rows.iter().map(gateway).collect::<Vec<_>>(), "totalCount": found.num_all})))
 }
@@ -234,7 +277,7 @@ async fn map(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
 )]
 #[get("/chirpstack/gateway/{gateway}")]
 async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> ApiResult {
-    let id = gateway_of_path(&request, "gateway")?;
+    let id = gateway_of_path(&request)?;
     let row = state.admin().gateway(id).await?;
     caller.read(resource(&row))?;
     let stats = match state.network() {
@@ -269,18 +312,18 @@ async fn read(caller: Caller<Reader>, state: State, request: HttpRequest) -> Api
     tag = "chirpstack-gateway",
     params(("gateway" = String, Path)),
     request_body = GatewayChange,
-    responses((status = 200, body = Done)),
+    responses((status = 200, body = Done), (status = 400, description = "not done", body = NotDone)),
     security(("token" = ["OrganizationGatewayAdmin"]), ("apiKey" = ["OrganizationGatewayAdmin"])),
 )]
 #[put("/chirpstack/gateway/{gateway}")]
 async fn update(caller: Caller<GatewayAdmin>, state: State, request: HttpRequest, body: JsonBody) -> ApiResult {
-    let id = gateway_of_path(&request, "gateway")?;
-    let admin = state.admin();
-    let row = admin.gateway(id).await?;
-    let permit = caller.write(resource(&row))?;
+    let id = gateway_to_change(&request)?;
     if body.0.get("gateway").is_some_and(|sent| sent.get("gatewayId").is_some_and(|v| !v.is_null())) {
         return Err(ApiError::bad_request(code::GATEWAY_ID_NOT_ALLOWED_IN_UPDATE));
     }
+    let admin = state.admin();
+    let row = admin.gateway(id).await?;
+    let permit = caller.write(resource(&row))?;
     let mut form = Form::of(&body.0);
     let input = gateway_input::read(&mut form, Some(&row.fields));
     form.finish()?;
@@ -346,7 +389,7 @@ async fn relocate(caller: Caller<GatewayAdmin>, state: State, id: PathId, body: 
 )]
 #[delete("/chirpstack/gateway/{gateway}")]
 async fn delete(caller: Caller<GatewayAdmin>, state: State, request: HttpRequest) -> ApiResult {
-    let id = gateway_of_path(&request, "gateway")?;
+    let id = gateway_to_change(&request)?;
     let admin = state.admin();
     let row = admin.gateway(id).await?;
     let permit = caller.write(resource(&row))?;

@@ -66,7 +66,7 @@ struct Scope {
 #[utoipa::path(
     tag = "iot-device",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, body = String, content_type = "text/event-stream")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/iot-device/{id}/live")]
@@ -81,7 +81,7 @@ async fn of_device(caller: Caller<Reader>, state: State, id: PathId, request: Ht
 #[utoipa::path(
     tag = "application",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, body = String, content_type = "text/event-stream")),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/application/{id}/live")]

@@ -111,15 +111,15 @@ fn hex_text(form: &mut Form<'_>, name: &str, num_digits: usize) -> String {
 }
 
 fn read_input(form: &mut Form<'_>, stored: Option<&MulticastFields>) -> Input {
-    let application = match stored {
-        Some(stored) => stored.application,
-        None => ApplicationId(form.id("applicationID", Some(1))),
-    };
     let wants = |form: &Form<'_>, name: &str| stored.is_none() || form.get(name).is_some();
     let text_or = |of: fn(&MulticastFields) -> &String| stored.map(of).cloned().unwrap_or_default();
     let number_or = |of: fn(&MulticastFields) -> i64| stored.map(of).unwrap_or_default();
     let name =
         if wants(form, "name") { form.text("name", &[Rule::Min(1), Rule::Max(50)]) } else { text_or(|s| &s.name) };
+    let application = match stored {
+        Some(stored) => stored.application,
+        None => ApplicationId(form.id("applicationID", Some(1))),
+    };
     let address = if wants(form, "mcAddr") { hex_text(form, "mcAddr", 8) } else { text_or(|s| &s.address) };
     let mut secrets = std::collections::BTreeMap::new();
     for (sent, kept) in [("mcNwkSKey", NETWORK_SESSION_KEY), ("mcAppSKey", APPLICATION_SESSION_KEY)] {
@@ -140,13 +140,15 @@ fn read_input(form: &mut Form<'_>, stored: Option<&MulticastFields>) -> Input {
     let group_type = if wants(form, "groupType") {
         let text = form.text("groupType", &[Rule::Min(1), Rule::Max(32)]);
         if (1..=32).contains(&text.chars().count()) && text != "CLASS_C" {
-            form.fail("groupType", "isEnum", "groupType must be one of the following values: CLASS_C");
+            form.beyond(|form| {
+                form.fail("groupType", "isEnum", "groupType must be one of the following values: CLASS_C")
+            });
         }
         text
     } else {
         text_or(|s| &s.group_type)
     };
-    let devices = form.get("iotDevices").map(|value| read_devices(form, value));
+    let devices = form.get("iotDevices").map(|value| form.beyond(|form| read_devices(form, value)));
     Input {
         fields: MulticastFields {
             application,
@@ -428,7 +430,8 @@ async fn send(caller: Caller<Reader>, state: State, id: PathId, body: JsonBody) 
     let row = state.admin().multicast(id.0).await?;
     let permit = caller.write(resource(&row))?;
     let mut form = Form::of(&body.0);
-    let data = downlinks::read_data(&mut form);
+    form.checked_text("data", &[Rule::Hexadecimal]);
+    let data = form.beyond(downlinks::read_data);
     let port = form.int("port", Some(1), Some(downlinks::PORT_MAX));
     form.finish()?;
     let group = row.network_id.as_deref().ok_or_else(|| ApiError::bare(StatusCode::BAD_REQUEST))?;

@@ -34,13 +34,15 @@ use crate::context::AppState;
 use crate::error::{ApiError, ApiResult, code};
 use crate::json::{JsonBody, PathId, parse_id, text as text_answer};
 use crate::openapi::content::{OpenDataMail, OpenDataRegistration};
-use crate::validate::{Form, Rule};
+use crate::validate::{Form, Rule, as_javascript_text};
 
 type State = web::Data<AppState>;
 
 /// Who harvests.
 const OPEN_DATA_DK: &str = "info@opendata.dk";
 const NUM_DATASETS_MAX: i64 = 1000;
+/// Longest comment of a mail.
+const NUM_COMMENT_CHARS_MAX: usize = 4096;
 const NUM_DEVICES_MAX: i64 = 1000;
 const NUM_READING_BYTES_MAX: usize = 32 << 20;
 const NUM_DECODED_AT_ONCE: usize = 8;
@@ -197,10 +199,9 @@ async fn data(id: PathId, request: HttpRequest, state: State) -> ApiResult {
         };
         let found = state.admin().shared_readings(OrganizationId(id.0), share, NUM_DEVICES_MAX).await;
         let readings = found.map_err(|error| match error {
-            AdminError::NotFound => ApiError::not_found(format!(
-                "Could not find a dataset with the id: {share} in the organization with the id: {}",
-                id.0
-            )),
+            AdminError::NotFound => {
+                ApiError::not_found(format!("Could not find dataset with id: {share} on organization: {}", id.0))
+            }
             other => other.into(),
         })?;
         Ok(decoded(&*state.ports.decoder, readings).await)
@@ -305,7 +306,14 @@ async fn send_mail(caller: Caller<Reader>, state: State, JsonBody(body): JsonBod
     let mut form = Form::of(&body);
     let organization = OrganizationId(form.id("organizationId", None));
     let alias = form.text("organizationOddkAlias", &[Rule::Min(1), Rule::Max(256)]);
-    let comment = form.text_opt("comment", &[Rule::Max(4096)]).filter(|comment| !comment.trim().is_empty());
+    // Anything is a comment.
+    let comment = form.get("comment").map(as_javascript_text).filter(|comment| !comment.trim().is_empty());
+    form.beyond(|form| {
+        if comment.as_ref().is_some_and(|comment| comment.chars().count() > NUM_COMMENT_CHARS_MAX) {
+            let text = format!("comment must be shorter than or equal to {NUM_COMMENT_CHARS_MAX} characters");
+            form.fail("comment", "maxLength", text);
+        }
+    });
     const TEXT: &str = "sharingUrl must be a URL address";
     let url = form.text("sharingUrl", &[Rule::Max(1024), Rule::Custom("isUrl", TEXT, is_web_address)]);
     form.finish()?;

@@ -21,6 +21,8 @@ use crate::openapi::{
 use crate::page::{PageQuery, Query};
 use crate::validate::{Form, Rule};
 
+const ORDER: [&str; 2] = ["id", "name"];
+
 /// Routes.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
     cfg.service(create)
@@ -133,6 +135,11 @@ async fn one(caller: Caller<UserAdmin>, id: PathId, state: web::Data<AppState>) 
 }
 
 async fn list_with(principal: &Principal, role: Role, query: &Query, state: &AppState) -> ApiResult {
+    query.check_direction()?;
+    if query.text("orderOn") == Some("lastLogin") {
+        // The reference offers it, and has no such column.
+        query.check_among("orderOn", &ORDER)?;
+    }
     let page = query.page()?;
     let among = (!principal.is_global_admin()).then(|| principal.organizations_with(&[role]));
     let found = state.admin().organizations(among.as_deref(), &page).await?;

@@ -62,27 +62,42 @@ fn full(detail: &PermissionDetail) -> Value {
     row
 }
 
+const NO_LEVEL: &str = "each value in nested property levels must be either object or array";
+
+/// What is wrong with a level that names no role.
+fn no_role(level: &Value) -> FieldError {
+    let text = format!("type must be one of the following values: {}", Role::ALL.map(Role::as_str).join(", "));
+    FieldError::new("type", level.get("type").cloned()).failing("isEnum", text).about(level.clone())
+}
+
 /// The roles of `levels`, or what is wrong with them in class-validator's form.
 fn levels(form: &mut Form<'_>) -> Vec<Role> {
     let Some(items) = form.get("levels").and_then(Value::as_array) else {
         form.fail("levels", "ArrayDistinct", code::DUPLICATE_PERMISSION_TYPES);
         form.fail("levels", "isArray", "levels must be an array");
-        if form.has("levels") {
-            let text = "each value in nested property levels must be either object or array";
-            form.fail("levels", "nestedValidation", text);
+        match form.get("levels") {
+            Some(level) if level.is_object() => {
+                let children = vec![no_role(level)];
+                form.fail_inside("levels", children);
+            }
+            _ if form.has("levels") => form.fail("levels", "nestedValidation", NO_LEVEL),
+            _ => {}
         }
         return Vec::new();
     };
-    let names = Role::ALL.map(Role::as_str);
     let mut roles = Vec::with_capacity(items.len());
     let mut children = Vec::new();
     for (index, item) in items.iter().enumerate() {
         match item.get("type").and_then(Value::as_str).and_then(Role::of_str) {
             Some(role) => roles.push(role),
+            None if !item.is_object() && !item.is_array() => {
+                let outer = FieldError::new(&index.to_string(), Some(item.clone()))
+                    .failing("nestedValidation", NO_LEVEL)
+                    .about(Value::Array(items.clone()));
+                children.push(outer);
+            }
             None => {
-                let text = format!("type must be one of the following values: {}", names.join(", "));
-                let inner =
-                    FieldError::new("type", item.get("type").cloned()).failing("isEnum", text).about(item.clone());
+                let inner = no_role(item);
                 let outer = FieldError::new(&index.to_string(), Some(item.clone()))
                     .about(Value::Array(items.clone()))
                     .with_children(vec![inner]);
@@ -146,9 +161,12 @@ async fn create(
     let roles = levels(&mut form);
     let name = form.text("name", &[Rule::Length(1, 1024)]);
     let organization = OrganizationId(form.id("organizationId", None));
-    let users: Vec<UserId> = form.ids("userIds").into_iter().map(UserId).collect();
-    let applications = form.ids_opt("applicationIds").unwrap_or_default().into_iter().map(ApplicationId).collect();
-    let automatically_add_new_applications = form.boolean_opt("automaticallyAddNewApplications").unwrap_or(false);
+    let users = form.beyond(|form| form.ids_opt("userIds")).unwrap_or_default();
+    let users: Vec<UserId> = users.into_iter().map(UserId).collect();
+    let applications = form.beyond(|form| form.ids_opt("applicationIds")).unwrap_or_default();
+    let applications = applications.into_iter().map(ApplicationId).collect();
+    // Nothing but `true` says so, and nothing else is wrong: as in the reference.
+    let automatically_add_new_applications = form.get("automaticallyAddNewApplications") == Some(&json!(true));
     form.finish()?;
     let permit = caller.write(Resource::OrganizationUsers(organization))?;
     if roles.contains(&Role::GlobalAdmin) {
@@ -186,9 +204,12 @@ async fn update(
 ) -> ApiResult {
     let mut form = Form::of(&body);
     let name = form.text("name", &[Rule::Length(1, 1024)]);
-    let users: Option<Vec<UserId>> = form.ids_opt("userIds").map(|ids| ids.into_iter().map(UserId).collect());
-    let applications = form.ids_opt("applicationIds").map(|ids| ids.into_iter().map(ApplicationId).collect());
-    let automatically_add_new_applications = form.boolean_opt("automaticallyAddNewApplications");
+    let users = form.beyond(|form| form.ids_opt("userIds"));
+    let users: Option<Vec<UserId>> = users.map(|ids| ids.into_iter().map(UserId).collect());
+    let applications = form.beyond(|form| form.ids_opt("applicationIds"));
+    let applications = applications.map(|ids| ids.into_iter().map(ApplicationId).collect());
+    let automatically_add_new_applications =
+        form.get("automaticallyAddNewApplications").map(|said| *said == json!(true));
     form.finish()?;
     let before = state.admin().permission_detail(id.0).await.map_err(missing)?;
     let permit = caller.write(resource_of(&before.permission))?;
@@ -264,7 +285,7 @@ fn listing(detail: &PermissionDetail, with_users: bool) -> Value {
 #[get("/permission")]
 async fn list(caller: Caller<TokenOnly<Anyone>>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let filter = narrowed(&caller.principal, &query, Role::OrganizationUserAdmin)?;
-    let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
+    let found = state.admin().permissions(&filter, &query.page()?.ordered_within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, true)).collect(), found.num_all))
 }
 
@@ -286,7 +307,7 @@ async fn list_for_application_admin(
     let administers = principal.organizations_with(&[Role::OrganizationUserAdmin]);
     let sees_users = principal.is_global_admin() || filter.organization.is_some_and(|o| administers.contains(&o));
     filter.with_users = sees_users;
-    let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
+    let found = state.admin().permissions(&filter, &query.page()?.ordered_within(&ORDER)).await?;
     let rows = found.rows.iter().map(|d| if sees_users { listing(d, true) } else { slim(d) }).collect();
     Ok(listed(rows, found.num_all))
 }
@@ -315,7 +336,7 @@ async fn list_without_users(caller: Caller<TokenOnly<Anyone>>, query: Query, sta
         // Here nobody sees his own groups elsewhere, as in the reference.
         filter.among = Some(caller.principal.organizations_with(&[Role::OrganizationUserAdmin]));
     }
-    let found = state.admin().permissions(&filter, &query.page()?.within(&ORDER)).await?;
+    let found = state.admin().permissions(&filter, &query.page()?.ordered_within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|d| listing(d, false)).collect(), found.num_all))
 }
 

@@ -38,7 +38,10 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 async fn search(caller: Caller<Reader>, query: Query, state: web::Data<AppState>) -> ApiResult {
     let limit = query.required_int("limit")?.clamp(0, PAGE_LIMIT_MAX);
     let offset = query.required_int("offset")?.clamp(0, OFFSET_MAX);
-    let text = wanted(query.raw("q").unwrap_or_default());
+    if query.num("q") > 1 {
+        return Err(ApiError::bad_request("q must be given once"));
+    }
+    let text = wanted(query.raw("q").unwrap_or_default())?;
     if text.is_empty() {
         return Err(ApiError::bad_request(code::QUERY_MUST_NOT_BE_EMPTY));
     }
@@ -49,10 +52,21 @@ async fn search(caller: Caller<Reader>, query: Query, state: web::Data<AppState>
 }
 
 /// What is looked for: the client encodes it once more than the query does. Without NUL, which no name can hold.
-fn wanted(raw: &str) -> String {
-    let decoded = percent_encoding::percent_decode_str(raw.trim()).decode_utf8();
-    let text = decoded.as_deref().unwrap_or(raw).trim();
-    text.chars().filter(|c| *c != '\0').take(TEXT_CHARS_MAX).collect()
+///
+/// # Errors
+/// 400 for a `%` that begins no byte, and for bytes that are no text: what JavaScript cannot decode.
+fn wanted(raw: &str) -> ApiResult<String> {
+    let malformed = || ApiError::bad_request("URI malformed");
+    let is_byte = |part: &str| part.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    if !raw.split('%').skip(1).all(is_byte) {
+        return Err(malformed());
+    }
+    let decoded = percent_encoding::percent_decode_str(raw.trim()).decode_utf8().map_err(|_| malformed())?;
+    // What the query itself could not be decoded to.
+    if decoded.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(malformed());
+    }
+    Ok(decoded.trim().chars().filter(|c| *c != '\0').take(TEXT_CHARS_MAX).collect())
 }
 
 fn shown(found: &Found) -> Value {
@@ -80,9 +94,12 @@ mod tests {
 
     #[test]
     fn a_text_is_decoded_trimmed_and_bounded() {
-        assert_eq!(wanted(" Milj%C3%B8 "), "Miljø");
-        assert_eq!(wanted("100%"), "100%");
-        assert_eq!(wanted("%20%00 "), "");
-        assert_eq!(wanted(&"x".repeat(1000)).len(), TEXT_CHARS_MAX);
+        let wanted = |raw: &str| wanted(raw).map_err(|e| e.status().as_u16());
+        assert_eq!(wanted(" Milj%C3%B8 ").as_deref(), Ok("Miljø"));
+        for bad in ["100%", "%E6", "%4", "\u{fffd}"] {
+            assert_eq!(wanted(bad), Err(400), "{bad}");
+        }
+        assert_eq!(wanted("%20%00 ").as_deref(), Ok(""));
+        assert_eq!(wanted(&"x".repeat(1000)).unwrap().len(), TEXT_CHARS_MAX);
     }
 }

@@ -109,7 +109,7 @@ async fn shown(state: &AppState, group: &SigfoxGroupRow) -> Value {
 )]
 #[get("/sigfox-group")]
 async fn list(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
-    let organization = OrganizationId(query.required_int("organizationId")?);
+    let organization = OrganizationId(query.needed_int("organizationId")?);
     caller.read(Resource::Organization(organization))?;
     let groups = state.admin().sigfox_groups(organization).await?;
     let rows: Vec<Value> = futures_util::stream::iter(&groups)
@@ -125,7 +125,7 @@ async fn list(caller: Caller<Reader>, query: Query, state: State) -> ApiResult {
 #[utoipa::path(
     tag = "sigfox",
     params(("id" = i64, Path)),
-    responses((status = 200)),
+    responses((status = 200, description = "empty when there is none", body = SigfoxGroup)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[get("/sigfox-group/{id}")]
@@ -199,7 +199,10 @@ async fn create(caller: Caller<ApplicationAdmin>, state: State, JsonBody(body): 
 )]
 #[put("/sigfox-group/{id}")]
 async fn update(caller: Caller<ApplicationAdmin>, id: PathId, state: State, JsonBody(body): JsonBody) -> ApiResult {
-    let stored = state.admin().sigfox_group(id.0).await?;
+    let stored = match state.admin().sigfox_group(id.0).await {
+        Err(AdminError::NotFound) => return Err(ApiError::bare(StatusCode::NOT_FOUND)),
+        other => other?,
+    };
     let permit = caller.write(Resource::Organization(stored.organization.id))?;
     let mut form = Form::of(&body);
     let login = login(&mut form, Some(&stored.login));
@@ -302,12 +305,11 @@ fn remote_id(id: &str) -> ApiResult<&str> {
 /// What a body says of a device type, as Sigfox reads it.
 fn device_type_draft(body: &Value) -> ApiResult<(String, Value)> {
     let mut form = Form::of(body);
-    let name = form.text("name", &[Rule::Length(1, 100)]);
-    let contract = form.text("contractId", &[Rule::Max(1024)]);
-    let description = form.text("description", &[Rule::Max(300)]);
-    let keep_alive = form.int_opt("keepAlive", Some(0), None);
-    let alert_email = form.get("alertEmail").filter(|value| *value != "").is_some();
-    let alert_email = if alert_email { form.text_opt("alertEmail", &[Rule::Email]) } else { None };
+    let name = form.checked_text("name", &[Rule::Min(1), Rule::Max(100)]);
+    let contract = form.beyond(|form| form.text("contractId", &[Rule::Max(1024)]));
+    let description = form.checked_text("description", &[Rule::Max(300)]);
+    let keep_alive = form.beyond(|form| form.int_opt("keepAlive", Some(0), None));
+    let alert_email = form.get("alertEmail").map(|_| form.checked_text("alertEmail", &[Rule::Email]));
     form.finish()?;
     let mut draft = json!({"name": name, "description": description, "contractId": contract});
     if let Some(keep_alive) = keep_alive {
@@ -334,9 +336,9 @@ async fn create_device_type(
     state: State,
     JsonBody(body): JsonBody,
 ) -> ApiResult {
+    let (name, mut draft) = device_type_draft(&body)?;
     let group = group_of(&query, &state).await?;
     let permit = caller.write(Resource::Organization(group.organization.id))?;
-    let (name, mut draft) = device_type_draft(&body)?;
     let defaults = json!({
         "groupId": group.sigfox_group_id,
         "downlinkMode": DOWNLINK_BY_CALLBACK,
@@ -369,9 +371,9 @@ async fn update_device_type(
     state: State,
     JsonBody(body): JsonBody,
 ) -> ApiResult {
+    let (name, draft) = device_type_draft(&body)?;
     let group = group_of(&query, &state).await?;
     let permit = caller.write(Resource::Organization(group.organization.id))?;
-    let (name, draft) = device_type_draft(&body)?;
     let id = remote_id(&id)?;
     state.ports.sigfox.update_device_type(&group.login, id, &draft).await.map_err(of_sigfox)?;
     let change = DeviceTypeChange { id: id.to_owned(), name, is_new: false, group: group.id };

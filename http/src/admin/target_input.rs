@@ -12,7 +12,7 @@ use sluse_schema::port::admin::target::{Dataset, TargetFields, TargetType};
 
 use super::mask::{means_keep, merged};
 use crate::error::ApiResult;
-use crate::validate::{FieldError, Form, Rule, as_int};
+use crate::validate::{Form, Rule, as_int};
 
 /// Longest wait for a receiver.
 const TIMEOUT_MS_MAX: i64 = 600_000;
@@ -34,9 +34,11 @@ pub fn read(body: &Value, stored: Option<&TargetFields>) -> ApiResult<TargetFiel
     let application = ApplicationId(form.id("applicationId", Some(1)));
     let kind = match stored {
         Some(stored) => Some(stored.kind),
-        None => TargetType::of_str(&form.one_of("type", &TargetType::ALL.map(TargetType::as_str))),
+        None => TargetType::of_str(&form.beyond(|form| form.one_of("type", &TargetType::ALL.map(TargetType::as_str)))),
     };
     let Some(kind) = kind else {
+        // To the reference it is a target like most.
+        read_address(&mut form);
         form.finish()?;
         return Err(crate::error::ApiError::bad_request("type is not known"));
     };
@@ -66,12 +68,8 @@ pub fn read(body: &Value, stored: Option<&TargetFields>) -> ApiResult<TargetFiel
     if kind == TargetType::OpenDataDk {
         fields.dataset = read_dataset(&mut form);
     } else {
-        fields.url =
-            Some(form.text("url", &[Rule::Max(1024), Rule::NotBlank, Rule::Custom("isUrl", URL_TEXT, is_target_url)]));
-        fields.timeout_ms = form.int_capped("timeout", None, TIMEOUT_MS_MAX);
-        if form.get("timeout").and_then(as_int).is_some_and(|ms| ms < 1) {
-            form.fail("timeout", "min", "timeout must not be less than 1");
-        }
+        let (url, timeout_ms) = read_address(&mut form);
+        (fields.url, fields.timeout_ms) = (Some(url), timeout_ms);
         read_limits(&mut form, stored, &mut fields);
     }
     match kind {
@@ -87,6 +85,16 @@ pub fn read(body: &Value, stored: Option<&TargetFields>) -> ApiResult<TargetFiel
     Ok(fields)
 }
 
+/// Where a target is, and for how many milliseconds it is waited for.
+fn read_address(form: &mut Form<'_>) -> (String, i64) {
+    let url = form.text("url", &[Rule::Max(1024), Rule::NotBlank, Rule::Custom("isUrl", URL_TEXT, is_target_url)]);
+    let timeout_ms = form.int_capped("timeout", None, TIMEOUT_MS_MAX);
+    if form.get("timeout").and_then(as_int).is_some_and(|ms| ms < 1) {
+        form.beyond(|form| form.fail("timeout", "min", "timeout must not be less than 1"));
+    }
+    (url, timeout_ms)
+}
+
 /// What class-validator's `isUrl` is asked for: one of four protocols, a host, no white space; no top-level domain needed.
 fn is_target_url(text: &str) -> bool {
     is_url(text, &["http", "https", "mqtt", "mqtts"])
@@ -98,8 +106,21 @@ fn is_url(text: &str, schemes: &[&str]) -> bool {
     }
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let is_known = schemes.contains(&scheme.to_ascii_lowercase().as_str());
-    is_known && !rest.is_empty() && url::Url::parse(text).is_ok_and(|url| url.host_str().is_some_and(|h| !h.is_empty()))
+    is_known && !rest.is_empty() && url::Url::parse(text).is_ok_and(|url| is_host(url.host()))
 }
+
+/// A name of labels as DNS has them, without underscores, or an address.
+fn is_host(host: Option<url::Host<&str>>) -> bool {
+    match host {
+        Some(url::Host::Domain(name)) => name.trim_end_matches('.').split('.').all(|label| {
+            (1..=63).contains(&label.len()) && !label.contains('_') && !label.starts_with('-') && !label.ends_with('-')
+        }),
+        other => other.is_some(),
+    }
+}
+
+/// No text that PostgreSQL or MQTT holds has it, and no secret should be an exception.
+const NO_NUL: Rule = Rule::Custom("matches", "a secret must be without NUL", |text| !text.contains('\0'));
 
 /// Headers are one line of visible text, or they could smuggle others in.
 fn is_header_value(text: &str) -> bool {
@@ -108,20 +129,24 @@ fn is_header_value(text: &str) -> bool {
 
 fn read_authorization(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut TargetFields) {
     const TEXT: &str = "authorizationHeader must be one line of ASCII text";
-    form.text_opt("authorizationHeader", &[Rule::Max(8192), Rule::Custom("matches", TEXT, is_header_value)]);
+    let rules = [Rule::Max(8192), Rule::Custom("matches", TEXT, is_header_value)];
+    form.beyond(|form| form.text_opt("authorizationHeader", &rules));
     let kept = stored.and_then(|stored| stored.authorization_header.as_ref());
     fields.authorization_header = merged(form.get("authorizationHeader"), kept);
 }
 
 fn read_fiware(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut TargetFields) {
     let kept = |name: &str, form: &mut Form<'_>, was: Option<&String>| {
-        if form.has(name) { form.text_opt(name, &[Rule::Max(1024)]).filter(|t| !t.is_empty()) } else { was.cloned() }
+        if !form.has(name) {
+            return was.cloned();
+        }
+        form.beyond(|form| form.text_opt(name, &[Rule::Max(1024)])).filter(|text| !text.is_empty())
     };
     fields.tenant = kept("tenant", form, stored.and_then(|s| s.tenant.as_ref()));
     fields.context = kept("context", form, stored.and_then(|s| s.context.as_ref()));
     fields.token_endpoint = kept("tokenEndpoint", form, stored.and_then(|s| s.token_endpoint.as_ref()));
     fields.client_id = kept("clientId", form, stored.and_then(|s| s.client_id.as_ref()));
-    form.text_opt("clientSecret", &[Rule::Max(8192)]);
+    form.beyond(|form| form.text_opt("clientSecret", &[Rule::Max(8192), NO_NUL]));
     let was = stored.and_then(|s| s.client_secret.as_ref());
     let sent = form.get("clientSecret").filter(|value| *value != "");
     fields.client_secret = if fields.client_id.is_some() { merged(sent, was) } else { merged(sent, None) };
@@ -144,6 +169,7 @@ fn read_mqtt(form: &mut Form<'_>, stored: Option<&TargetFields>, fields: &mut Ta
     let kept = stored.and_then(|stored| stored.mqtt_password.as_ref());
     if kept.is_none() || !means_keep(form.get("mqttPassword")) {
         form.text("mqttPassword", &lengths);
+        form.beyond(|form| form.text_opt("mqttPassword", &[NO_NUL]));
     }
     fields.mqtt_password = merged(form.get("mqttPassword"), kept);
 }
@@ -182,6 +208,11 @@ fn is_ca_pem(text: &str) -> bool {
 
 fn read_dataset(form: &mut Form<'_>) -> Option<Dataset> {
     let nested = form.get("openDataDkDataset")?;
+    if !nested.is_object() && !nested.is_array() {
+        let text = "each value in nested property openDataDkDataset must be either object or array";
+        form.fail("openDataDkDataset", "nestedValidation", text);
+        return None;
+    }
     let mut inner = Form::of(nested);
     let required = [Rule::NotEmpty, Rule::Max(4096)];
     let dataset = Dataset {
@@ -202,8 +233,7 @@ fn read_dataset(form: &mut Form<'_>) -> Option<Dataset> {
         documentation_url: inner.text_opt("documentationUrl", &[Rule::Max(1024)]),
         data_directory: inner.text_opt("dataDirectory", &[Rule::Max(1024)]),
     };
-    let errors: Vec<FieldError> = inner.into_errors();
-    form.fail_inside("openDataDkDataset", errors);
+    form.close_inside("openDataDkDataset", inner);
     Some(dataset)
 }
 
@@ -250,7 +280,17 @@ mod tests {
         for good in ["http://127.0.0.1:9", "https://hub", "mqtt://10.0.0.1", "HTTPS://hub.example.org/a?b#c"] {
             assert_eq!(status(http(json!({"url": good}))), 200, "{good}");
         }
-        for bad in ["not a url", "ftp://hub", "https://", "//hub", "", "   ", "https://a b", "javascript:alert(1)"] {
+        for bad in [
+            "not a url",
+            "ftp://hub",
+            "https://",
+            "//hub",
+            "",
+            "   ",
+            "https://a b",
+            "javascript:alert(1)",
+            "http://x_y.org",
+        ] {
             assert_eq!(status(http(json!({"url": bad}))), 400, "{bad}");
         }
     }

@@ -106,7 +106,7 @@ fn read_rewind(body: &Value) -> ApiResult<RewindTo> {
     tag = "data-target",
     params(("id" = i64, Path)),
     request_body = Rewind,
-    responses((status = 201, body = RequestAccepted)),
+    responses((status = 201, body = RequestAccepted), (status = 429, description = "a moment ago somebody asked the same", body = shape::Problem)),
     security(("token" = ["Read"]), ("apiKey" = ["Read"])),
 )]
 #[post("/data-target/{id}/rewind")]

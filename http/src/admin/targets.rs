@@ -12,7 +12,7 @@ use sluse_schema::change::ChangedEntity;
 use sluse_schema::id::{ApplicationId, DeviceId, TargetId};
 use sluse_schema::policy::Permit;
 use sluse_schema::port::admin::target::{TargetRow, TargetType};
-use sluse_schema::port::admin::{AdminError, AdminStore};
+use sluse_schema::port::admin::{AdminError, AdminStore, Page};
 use utoipa_actix_web::service_config::ServiceConfig;
 
 use super::access::{self, InApplication, Referred};
@@ -32,6 +32,8 @@ type State = web::Data<AppState>;
 
 /// Lines of a target's log that are shown; the reference keeps as many.
 const NUM_LOG_LINES_MAX: i64 = 250;
+/// Columns that a list can be ordered by; one by a column without an order here comes by id.
+const ORDER: [&str; 6] = ["id", "name", "type", "url", "timeout", "lastMessageDate"];
 
 /// Routes of this resource.
 pub fn routes(cfg: &mut ServiceConfig<'_>) {
@@ -130,6 +132,7 @@ pub async fn readable(caller: &Caller<Reader>, admin: &dyn AdminStore, id: PathI
 #[get("/data-target")]
 async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
     let admin = state.admin();
+    query.check_among("orderOn", &ORDER)?;
     let application = query.int("applicationId")?.map(ApplicationId);
     if let Some(id) = application {
         match access::application(admin, id).await? {
@@ -139,7 +142,9 @@ async fn list(caller: Caller<Reader>, state: State, query: Query) -> ApiResult {
             None => return Err(ApiError::forbidden()),
         }
     }
-    let found = admin.targets(application, &caller.principal.visible_applications(), &query.page()?).await?;
+    // Upwards, whatever `sort` says: as in the reference.
+    let page = Page { is_descending: false, ..query.page()? };
+    let found = admin.targets(application, &caller.principal.visible_applications(), &page).await?;
     let referred = Referred::load(admin, found.rows.iter().map(|row| row.fields.application), []).await?;
     let rows = found
         .rows
@@ -248,6 +253,7 @@ async fn delete(caller: Caller<ApplicationAdmin>, state: State, id: PathId) -> A
 #[get("/datatarget-log/{id}")]
 async fn log(caller: Caller<Reader>, state: State, id: PathId) -> ApiResult {
     let admin = state.admin();
+    id.of_list()?;
     let row = match readable(&caller, admin, id).await {
         // One that is not there logged nothing, for who may know that.
         Err(error) if error.status() == StatusCode::NOT_FOUND && caller.principal.is_global_admin() => {

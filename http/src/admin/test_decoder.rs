@@ -24,6 +24,7 @@ use crate::authz::{Anyone, Caller};
 use crate::context::AppState;
 use crate::error::{ApiError, ApiResult};
 use crate::json::{JsonBody, text};
+use crate::json_words;
 use crate::openapi::targets::DecoderTrial;
 use crate::validate::Form;
 
@@ -53,7 +54,7 @@ pub fn routes(cfg: &mut ServiceConfig<'_>) {
 #[utoipa::path(
     tag = "test-payload-decoder",
     request_body = DecoderTrial,
-    responses((status = 201)),
+    responses((status = 201, description = "what the decoder returned, as JSON text", body = String, content_type = "text/html")),
     security(("token" = []), ("apiKey" = [])),
 )]
 #[post("/test-payload-decoder")]
@@ -64,9 +65,12 @@ async fn run(caller: Caller<Anyone>, state: web::Data<AppState>, body: JsonBody)
     let payload = form.text("rawPayloadJsonString", &[]);
     let dialect = read_dialect(&mut form);
     form.finish()?;
-    let source: String = serde_json::from_str(&code).map_err(|e| failed(&format!("SyntaxError: code: {e}")))?;
-    for (name, json) in [("iotDeviceJsonString", &device), ("rawPayloadJsonString", &payload)] {
-        serde_json::from_str::<&RawValue>(json).map_err(|e| failed(&format!("SyntaxError: {name}: {e}")))?;
+    let no_json = |text: &str, error: serde_json::Error| {
+        failed(&format!("SyntaxError: {}", json_words::problem(text).unwrap_or_else(|| error.to_string())))
+    };
+    let source: String = serde_json::from_str(&code).map_err(|e| no_json(&code, e))?;
+    for json in [&device, &payload] {
+        serde_json::from_str::<&RawValue>(json).map_err(|e| no_json(json, e))?;
     }
     let source = DecoderSource { source: source.into(), dialect };
     let decoded = decode_once(&state, source, Bytes::from(payload), Arc::from(device)).await?;
@@ -107,7 +111,9 @@ pub async fn decode_once(
         metadata,
         received_at_ms: chrono::Utc::now().timestamp_millis(),
     };
-    state.ports.decoder.decode(job).await.map_err(|DecodeError { message, .. }| failed(&message))
+    let decoded = state.ports.decoder.decode(job).await;
+    // What is thrown and is no error is shown as it is.
+    decoded.map_err(|DecodeError { message, .. }| failed(message.strip_prefix("the script threw ").unwrap_or(&message)))
 }
 
 fn failed(message: &str) -> ApiError {

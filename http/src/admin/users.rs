@@ -75,11 +75,16 @@ fn parse(body: &Value, is_new: bool) -> ApiResult<UserForm> {
         name,
         email,
         password,
-        is_active: form.boolean_opt("active"),
-        expires_at: form.date_opt("expiresOn"),
+        is_active: form.beyond(|form| {
+            if form.has("active") && form.get("active").is_none() {
+                form.fail("active", "isBoolean", "active must be a boolean value");
+            }
+            form.boolean_opt("active")
+        }),
+        expires_at: form.beyond(|form| form.instant_opt("expiresOn")),
         says_expiry: form.has("expiresOn"),
-        is_global_admin: form.boolean_opt("globalAdmin"),
-        permissions: form.ids_opt("permissionIds"),
+        is_global_admin: form.beyond(|form| form.boolean_opt("globalAdmin")),
+        permissions: form.beyond(|form| form.ids_opt("permissionIds")),
     };
     form.finish()?;
     Ok(parsed)
@@ -399,6 +404,7 @@ fn extended<R: CallerRule>(detail: &PermissionDetail, caller: &Caller<R>) -> Val
 #[get("/user")]
 async fn list(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiResult {
     let is_global = caller.principal.is_global_admin();
+    query.check_direction()?;
     let page = query.page()?.within(if is_global { &ORDER_OF_GLOBAL } else { &ORDER });
     let filter = if is_global {
         UserQuery::All
@@ -437,7 +443,7 @@ async fn list(caller: Admin, query: Query, state: web::Data<AppState>) -> ApiRes
 )]
 #[get("/user/organizationUsers/{id}")]
 async fn of_organization(caller: Admin, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
-    let id = OrganizationId(id.0);
+    let id = OrganizationId(id.of_list()?);
     caller.read(Resource::OrganizationUsers(id)).map_err(|_| ApiError::unknown_id())?;
     let found = state.admin().users(&UserQuery::InOrganizations(vec![id]), &query.page()?.within(&ORDER)).await?;
     Ok(listed(found.rows.iter().map(|l| view::user(&l.user)).collect(), found.num_all))

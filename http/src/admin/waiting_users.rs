@@ -72,7 +72,7 @@ async fn awaiting(caller: Admin, query: Query, state: web::Data<AppState>) -> Ap
 )]
 #[get("/user/awaitingUsers/{id}")]
 async fn awaiting_of_organization(caller: Admin, id: PathId, query: Query, state: web::Data<AppState>) -> ApiResult {
-    let id = OrganizationId(id.0);
+    let id = OrganizationId(id.of_list()?);
     caller.read(Resource::OrganizationUsers(id))?;
     list_awaiting(&caller, UserQuery::Awaiting(Some(vec![id])), &query, &state).await
 }

@@ -23,6 +23,8 @@ use crate::body;
 use crate::config::INGEST_BODY_BYTES_MAX;
 use crate::context::AppState;
 use crate::error::{ApiError, code};
+use crate::json_words;
+use crate::openapi::Problem;
 
 /// Where it is.
 pub const RECEIVE_DATA_PATH: &str = "/api/v1/receive-data";
@@ -54,11 +56,13 @@ impl FromRequest for Unread {
     request_body(content = Object, description = "any JSON object or array of at most 256 KiB"),
     responses(
         (status = 204, description = "durable"),
-        (status = 403, description = "no such key"),
-        (status = 408, description = "the body was not there in time"),
-        (status = 413, description = "too large"),
-        (status = 429, description = "too many; `Retry-After` says when to try again"),
-        (status = 503, description = "cannot be made durable now; `Retry-After` says when to try again"),
+        (status = 400, description = "what was sent is not right; `message` says what", body = Problem),
+        (status = 403, description = "no such key", body = Problem),
+        (status = 408, description = "the body was not there in time", body = Problem),
+        (status = 415, description = "neither JSON nor gzip", body = Problem),
+        (status = 413, description = "too large", body = Problem),
+        (status = 429, description = "too many; `Retry-After` says when to try again", body = Problem),
+        (status = 503, description = "cannot be made durable now; `Retry-After` says when to try again", body = Problem),
     ),
 )]
 #[post("/api/v1/receive-data")]
@@ -162,9 +166,12 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
 fn check_json(payload: &Bytes) -> Result<(), ApiError> {
     let text = std::str::from_utf8(payload).map_err(|_| ApiError::malformed("the body is not valid UTF-8"))?;
     if !matches!(text.trim_start_matches([' ', '\t', '\r', '\n']).as_bytes().first(), Some(b'{' | b'[')) {
-        return Err(ApiError::malformed("the body must be a JSON object or array"));
+        return Err(ApiError::malformed(json_words::no_container(text)));
     }
-    serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|e| ApiError::malformed(e.to_string()))
+    serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|e| {
+        // Nobody who sends for real is answered with the words: they are found when something is wrong.
+        ApiError::malformed(json_words::problem(text).unwrap_or_else(|| e.to_string()))
+    })
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::error::ApiError;
 use crate::json::JsonBody;
+use crate::openapi::Problem;
 use crate::page::Query;
 use crate::validate::Form;
 
@@ -15,7 +16,14 @@ use crate::validate::Form;
     tag = "device ingress",
     params(("apiKey" = Option<String>, Query)),
     request_body = Object,
-    responses((status = 204, description = "taken in"), (status = 200, description = "taken in, with a downlink")),
+    responses(
+        (status = 204, description = "taken in"),
+        (status = 200, description = "taken in, with a downlink", body = Value),
+        (status = 400, description = "the key is not the device type's", body = Problem),
+        (status = 404, description = "no such device", body = Problem),
+        (status = 429, description = "too many; `Retry-After` says when to try again", body = Problem),
+        (status = 503, description = "cannot be made durable now; `Retry-After` says when to try again", body = Problem),
+    ),
 )]
 #[post("/sigfox-callback/data/bidir")]
 pub async fn callback(query: Query, JsonBody(body): JsonBody) -> Result<actix_web::HttpResponse, ApiError> {

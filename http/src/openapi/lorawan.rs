@@ -70,6 +70,18 @@ pub struct Done {
     pub success: bool,
 }
 
+/// Why it was not done.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct NotDone {
+    /// `false`, with `error`.
+    pub success: Option<bool>,
+    pub error: Value,
+    /// What is wrong with the body, as everywhere else.
+    pub message: Option<Value>,
+    pub status_code: Option<u16>,
+}
+
 /// A page of gateways.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "camelCase")]

@@ -22,10 +22,11 @@
 //!
 //! What is the same everywhere (error answers) is added here, not repeated at every handler.
 
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
-use utoipa::openapi::path::Operation;
+use utoipa::openapi::path::{Operation, Parameter};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi, Ref, ResponseBuilder};
+use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
 use utoipa_actix_web::AppExt as _;
 
@@ -42,11 +43,21 @@ pub mod tenants;
 /// An error's body. `message` is a code like `MESSAGE.ID-DOES-NOT-EXIST`, a text, or a list of what is wrong with which property.
 #[derive(Debug, ToSchema)]
 pub struct Problem {
+    /// Not there when one device is refused.
     #[schema(rename = "statusCode")]
-    pub status_code: u16,
+    pub status_code: Option<u16>,
     pub message: Value,
     /// The status' name.
     pub error: Option<String>,
+}
+
+/// An error's body below `/auth`, which gives no reason.
+#[derive(Debug, ToSchema)]
+pub struct ReducedProblem {
+    #[schema(rename = "statusCode")]
+    pub status_code: u16,
+    pub timestamp: DateTime<Utc>,
+    pub path: String,
 }
 
 /// A page of a list.
@@ -83,7 +94,7 @@ pub struct Profile {
 /// The caller, and the organisations he may choose from.
 #[derive(Debug, ToSchema)]
 pub struct Me {
-    pub user: tenants::UserDetail,
+    pub user: tenants::OwnUser,
     pub organizations: Vec<tenants::Organization>,
 }
 
@@ -101,7 +112,7 @@ pub struct Deleted {
                        The OS2iot API, with additions.",
         license(name = "MPL-2.0", identifier = "MPL-2.0"),
     ),
-    components(schemas(Problem, Deleted))
+    components(schemas(Problem, ReducedProblem, Deleted))
 )]
 struct Base;
 
@@ -146,19 +157,34 @@ fn operation_id(method: &str, path: &str) -> String {
 
 fn add_common_answers(path: &str, operation: &mut Operation) {
     let has_security = operation.security.as_ref().is_some_and(|s| !s.is_empty());
+    let has_body = operation.request_body.is_some();
+    let is_of_row = |parameter: &RefOr<Parameter>| matches!(parameter, RefOr::T(p) if p.name.ends_with("Id"));
+    let names_a_row = has_body || operation.parameters.iter().flatten().any(is_of_row);
+    let is_reduced = path.starts_with("/api/v1/auth/");
+    let is_of_provider = is_reduced && ["kombit", "oidc"].iter().any(|provider| path.contains(provider));
     let mut add = |status: &str, description: &str| {
-        let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        // What is wrong with a body, or not configured, is told below `/auth` too.
+        let schema = if is_reduced && !["400", "404"].contains(&status) { "ReducedProblem" } else { "Problem" };
+        let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name(schema))).build();
         let response = ResponseBuilder::new().description(description).content("application/json", problem).build();
         operation.responses.responses.entry(status.to_owned()).or_insert(response.into());
     };
     if has_security {
         add("401", "no credentials, or wrong ones");
         add("403", "the caller may not do this");
+        add("503", "not now; `Retry-After` says when to try again");
     }
-    if path.contains('{') {
+    if has_body {
+        add("413", "the body is too large");
+        add("415", "the body is packed or written in a way that is not read here");
+    }
+    if is_of_provider {
+        add("404", "this way to log in is not configured");
+    }
+    if path.contains('{') || has_security && names_a_row {
         add("404", "there is no such thing, or the caller may not know of it");
     }
-    if path.contains('{') || has_security {
+    if path.contains('{') || has_security || has_body {
         add("400", "what was sent is not right; `message` says what");
     }
 }

@@ -212,14 +212,21 @@ pub struct DecoderTrial {
     pub dialect: Option<String>,
 }
 
-/// A failed decode.
+/// Failed decodes, counted while they are the same.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "camelCase")]
 pub struct DecoderError {
     pub id: i64,
+    /// When it last failed.
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub payload_decoder: super::tenants::Named,
+    pub iot_device: super::tenants::Named,
     pub kind: String,
     pub message: String,
-    pub failed_at: DateTime<Utc>,
+    /// The beginning of what was to be decoded.
+    pub sample: String,
+    pub num_failures: i64,
 }
 
 /// A connection of devices with a data target.

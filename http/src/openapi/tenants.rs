@@ -197,6 +197,31 @@ pub struct UserDetail {
     pub updated_by: Option<i64>,
 }
 
+/// The caller with his groups.
+#[derive(Debug, ToSchema)]
+#[schema(rename_all = "camelCase")]
+pub struct OwnUser {
+    pub id: i64,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub name: String,
+    #[schema(required)]
+    pub email: Option<String>,
+    pub active: bool,
+    #[schema(required)]
+    pub last_login: Option<DateTime<Utc>>,
+    #[schema(required)]
+    pub name_id: Option<String>,
+    #[schema(required)]
+    pub awaiting_confirmation: Option<bool>,
+    pub is_system_user: bool,
+    #[schema(required)]
+    pub show_welcome_screen: Option<bool>,
+    #[schema(required)]
+    pub expires_on: Option<DateTime<Utc>>,
+    pub permissions: Vec<Permission>,
+}
+
 /// A user to create or change.
 #[derive(Debug, ToSchema)]
 #[schema(rename_all = "camelCase")]

@@ -63,7 +63,8 @@ fn order_of(page: &Page) -> &'static str {
         Some("devices") => "(SELECT count(*) FROM iot_device d WHERE d.application_id = a.id)",
         Some("dataTargets") => "(SELECT count(*) FROM data_target t WHERE t.application_id = a.id)",
         Some("openDataDkEnabled") => {
-            "(EXISTS (SELECT 1 FROM data_target t WHERE t.application_id = a.id AND t.type = 'OPENDATADK'))"
+            // Upwards, those that share something come first: so the reference sorts.
+            "(NOT EXISTS (SELECT 1 FROM data_target t WHERE t.application_id = a.id AND t.type = 'OPENDATADK'))"
         }
         _ => "a.id",
     }

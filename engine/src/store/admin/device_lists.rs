@@ -1,4 +1,5 @@
-//! Devices as lists show them: of an application, on its map, on an organisation's map. Without secrets and without payloads.
+//! Devices as lists show them: of an application, on its map, on an organisation's map. Without secrets; with payloads only where
+//! the reference's web client may look at them, on an application's page, and up to 8 KiB each.
 
 use std::collections::HashMap;
 
@@ -44,6 +45,9 @@ fn device(r: &Row) -> DeviceSummary {
         stamps: row::stamps(r, "d"),
     }
 }
+
+/// Longest payload that a list shows, in bytes.
+const PAYLOAD_BYTES_MAX: usize = 8 * 1024;
 
 /// Devices of these applications, at most `num_max` of each.
 pub async fn devices_by_application(
@@ -96,7 +100,8 @@ pub async fn page(
     };
     let last = if is_of_device { format!("ORDER BY {order}") } else { String::new() };
     let sql = format!(
-        "SELECT {DEVICE}, s.link AS s_link, m.id AS m_id, m.body AS m_body, m.created_at AS m_created_at, \
+        "SELECT {DEVICE}, s.link AS s_link, \
+         CASE WHEN octet_length(s.latest_payload) <= {PAYLOAD_BYTES_MAX} THEN s.latest_payload END AS s_payload, m.id AS m_id, m.body AS m_body, m.created_at AS m_created_at, \
          m.updated_at AS m_updated_at, m.created_by AS m_created_by, m.updated_by AS m_updated_by \
          FROM {devices} LEFT JOIN device_state s ON s.device_id = d.id \
          LEFT JOIN device_model m ON m.id = d.device_model_id {condition} {last}"
@@ -114,6 +119,7 @@ pub async fn page(
                 device_model: model.map(|id| (id, r.get("m_body"), row::stamps(r, "m"))),
                 connections: connections.remove(&r.get("d_id")).unwrap_or_default(),
                 battery_level_percent: r.get::<_, Option<&[u8]>>("s_link").and_then(battery_level),
+                latest_payload: r.get("s_payload"),
                 device: device(r),
             }
         })

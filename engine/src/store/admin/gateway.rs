@@ -201,6 +201,39 @@ impl PgAdminStore {
         Ok(())
     }
 
+    /// Gateways that were heard once, whose packets are to be judged, and were not yet on this day; at most `num_max`.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn gateways_to_judge(&self, day: NaiveDate, num_max: i64) -> Result<Vec<GatewayRow>, AdminError> {
+        let sql = format!(
+            "{} WHERE g.alarm_mail <> '' AND g.notify_unusual_packages AND g.last_seen_at IS NOT NULL \
+             AND g.packets_judged_on IS DISTINCT FROM $1 ORDER BY g.id LIMIT $2",
+            select()
+        );
+        let rows = self.client().await?.query(&sql, &[&day, &num_max]).await.map_err(pg)?;
+        rows.iter().map(gateway_of).collect()
+    }
+
+    /// Remembers that a gateway's packets were judged; `updatedAt` stays.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn mark_packets_judged(&self, gateway: GatewayId, day: NaiveDate) -> Result<(), AdminError> {
+        let sql = "UPDATE gateway SET packets_judged_on = $2 WHERE gateway_id = $1";
+        self.client().await?.execute(sql, &[&gateway.to_string(), &day]).await.map_err(pg)?;
+        Ok(())
+    }
+
+    /// A moment as a Dane writes it, by his own clock.
+    ///
+    /// # Errors
+    /// The database could not be asked.
+    pub async fn danish_time(&self, at: DateTime<Utc>) -> Result<String, AdminError> {
+        let sql = "SELECT to_char($1::timestamptz AT TIME ZONE 'Europe/Copenhagen', 'FMDD.FMMM.YYYY HH24.MI.SS')";
+        self.client().await?.query_one(sql, &[&at]).await.map_err(pg)?.try_get(0).map_err(pg)
+    }
+
     /// The day that a daily job was last done for.
     ///
     /// # Errors

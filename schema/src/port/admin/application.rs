@@ -134,6 +134,8 @@ pub struct DeviceListing {
     pub connections: Vec<(i64, Stamps)>,
     /// Per cent, as the network server told.
     pub battery_level_percent: Option<f32>,
+    /// What it last sent, unless that is too long for a list.
+    pub latest_payload: Option<Vec<u8>>,
 }
 
 /// A device on the map.

@@ -171,6 +171,13 @@ impl Page {
         self
     }
 
+    /// The same, ordered only by one of `names`, or by the id in the direction that was asked for.
+    #[must_use]
+    pub fn ordered_within(mut self, names: &[&str]) -> Self {
+        self.order_on = self.order_on.filter(|name| names.contains(&name.as_str()));
+        self
+    }
+
     /// Everything up to `limit`, by id.
     pub fn first(limit: i64) -> Self {
         Self { limit, offset: 0, order_on: None, is_descending: false }
