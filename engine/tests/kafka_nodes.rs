@@ -337,11 +337,7 @@ impl Sending {
         for task in self.tasks {
             sent.push(task.await.unwrap());
         }
-<<<<<<< HEAD
-        FIRST_NUMBER.fetch_max(sent.iter().map(|(_, end)| *end).max().unwrap_or_default(), Ordering::Relaxed);
-=======
         self.first_number.store(sent.iter().map(|(_, end)| *end).max().unwrap_or_default(), Ordering::Relaxed);
->>>>>>> main
         sent
     }
 }

@@ -5,11 +5,8 @@ mod access;
 mod api_keys;
 mod audit;
 mod audit_walk;
-<<<<<<< HEAD
 mod bodies;
-=======
 mod document;
->>>>>>> main
 mod fixture;
 mod fuzz;
 mod gateway_alarms;
