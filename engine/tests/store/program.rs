@@ -198,10 +198,10 @@ fn a_setting_that_cannot_work_is_told_once_and_before_a_database_is_made() {
         [("KAFKA_BROKERS", "127.0.0.1:1"), ("DATABASE_URL", "postgres://127.0.0.1:1/x"), ("SLUSE_NODE_ID", "a")];
     let secrets =
         [("SLUSE_SECRET_KEY", "0123456789abcdef0123456789abcdef"), ("SLUSE_JWT_SECRET", "0123456789abcdef-jwt")];
-    let none: [(&str, &str); 0] = [];
-    let cases: [(&str, &str, &[(&str, &str)], &str); 4] = [
-        ("SLUSE_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8,yes", &none, "SLUSE_ALLOW_PRIVATE_TARGETS"),
-        ("REDIS_URL", "https://user:hunter2@h", &none, "REDIS_URL"),
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, &str, Variables<'_>, &str); 4] = [
+        ("SLUSE_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8,yes", &[], "SLUSE_ALLOW_PRIVATE_TARGETS"),
+        ("REDIS_URL", "https://user:hunter2@h", &[], "REDIS_URL"),
         ("SLUSE__KAFKA__PROPERTIES__ACKS", "0", &kafka, "kafka.properties: acks"),
         ("SLUSE__KAFKA__PROPERTIES__SASL__PASSWRD", "hunter2", &kafka, "sasl.passwrd"),
     ];
