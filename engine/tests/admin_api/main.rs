@@ -7,6 +7,7 @@ mod audit;
 mod audit_walk;
 mod bodies;
 mod document;
+mod every_route;
 mod fixture;
 mod fuzz;
 mod gateway_alarms;
