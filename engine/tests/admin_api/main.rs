@@ -5,6 +5,7 @@ mod access;
 mod api_keys;
 mod audit;
 mod audit_walk;
+mod bodies;
 mod document;
 mod every_route;
 mod fixture;
