@@ -360,3 +360,43 @@ async fn passwords_and_keys_are_in_no_answer_and_not_in_the_log() {
         }
     }
 }
+
+/// A Sigfox device's PAC comes from Sigfox, or from whoever registers the device there.
+#[tokio::test]
+async fn a_sigfox_devices_pac_is_shown_like_a_secret_and_kept() {
+    use crate::sigfox_server::{DEVICE_TYPE, PASSWORD, USERNAME};
+    let engine = engine().await;
+    let tenant = engine.tenant("Matrix D", &["OrganizationApplicationAdmin"]).await;
+    let reader = engine.member(tenant.organization, tenant.application, "Matrix D reader", &["Read"]).await;
+    let writer = tenant.token.as_str();
+    let login = json!({"organizationId": tenant.organization, "username": USERNAME, "password": PASSWORD});
+    let group = id(&engine.made(writer, "/sigfox-group", login).await);
+    let settings = json!({"deviceId": "6C6C6C", "groupId": group, "deviceTypeId": DEVICE_TYPE, "pac": "AA0055EE",
+        "endProductCertificate": "P_1"});
+    let mut body = device(tenant.application, "SIGFOX", "sigfoxSettings", settings);
+    body["longitude"] = json!(10);
+    body["latitude"] = json!(56);
+    let row = id(&engine.made(writer, "/iot-device", body.clone()).await);
+    body["id"] = json!(row);
+    let (path, pac) = (format!("/iot-device/{row}"), "/sigfoxSettings/pac");
+    let before = lines(&engine, "device", row).await.1;
+    assert_eq!(at(&engine.got(&reader, &path).await, pac), MASK);
+    let list = engine.got(writer, &format!("/application/{}/iot-devices?limit=100", tenant.application)).await;
+    assert!(!list.to_string().contains("AA0055EE"), "{list}");
+    assert_eq!(lines(&engine, "device", row).await.1, before);
+    assert_eq!(at(&engine.got(writer, &path).await, pac), "AA0055EE");
+    assert_eq!(lines(&engine, "device", row).await.1, before + 1, "a reveal is noted");
+    for (changed, status) in [
+        (with(&body, pac, json!(MASK)), 200),
+        (with(&body, pac, json!(null)), 200),
+        (without(&body, pac), 200),
+        (with(&body, pac, json!("")), 400),
+        (with(&body, pac, json!("AA\u{0}")), 400),
+    ] {
+        let (got, answer) = engine.put(writer, &path, changed.clone()).await;
+        assert_eq!(got, status, "{changed}: {answer}");
+        assert_eq!(at(&engine.got(writer, &path).await, pac), "AA0055EE", "after {changed}");
+    }
+    let log = lines(&engine, "device", row).await.0;
+    assert!(!log.contains("AA0055EE"), "{log}");
+}
