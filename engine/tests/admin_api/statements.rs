@@ -200,6 +200,36 @@ async fn no_routes_number_of_statements_grows_with_the_number_of_rows() {
     assert!(same_length.is_empty(), "lists that did not grow, so that nothing was tried: {same_length:?}");
 }
 
+/// Of more hits than are counted, the newest come first all the same, whoever asks and whichever index serves him.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_finds_more_than_it_counts_has_its_pages_in_order() {
+    let rig = Rig::start().await;
+    let size = Size { applications: 10, devices: 6000, others: 10, organizations: 1, dealt_applications: 10 };
+    rig.load(&NONE, &size).await;
+    let user =
+        json!({"name": "T", "email": "t@example.org", "password": "Sesame-11", "active": true, "permissionIds": [2]});
+    rig.api.made("/user", user).await;
+    let tenant = rig.api.log_in("t@example.org", "Sesame-11").await;
+    // Every fifth device is a sensor, the first ones are the newest; some of them have a "z".
+    for (text, offset, num_all, ids) in [
+        ("Se", 0, 1000, vec![1, 6, 11]),
+        ("NSOR", 0, 1000, vec![1, 6, 11]),
+        ("se", 1100, 1000, vec![5501, 5506, 5511]),
+        ("sensor", 1198, 1000, vec![5991, 5996]),
+        ("Z", 0, 54, vec![100, 200, 300]),
+        ("1 Z", 0, 0, vec![]),
+        ("r 60", 0, 6, vec![60, 600, 601]),
+    ] {
+        for token in [&rig.api.admin, &tenant] {
+            let path = format!("/search?q={}&limit=3&offset={offset}", text.replace(' ', "%20"));
+            let (status, answer) = rig.api.call("GET", &path, Some(token), None).await;
+            let found: Vec<i64> =
+                answer["data"].as_array().unwrap().iter().map(|row| row["id"].as_i64().unwrap()).collect();
+            assert_eq!((status, answer["count"].as_i64().unwrap(), found), (200, num_all, ids.clone()), "{text}");
+        }
+    }
+}
+
 /// Prints a table in Markdown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement: minutes, and some GB of disk"]
@@ -260,7 +290,8 @@ async fn what_hot_routes_cost() {
         .enumerate()
         {
             let path = format!("/api/v1/{path}");
-            rig.cost(&path, who, 2).await;
+            let first = rig.cost(&path, who, 2).await;
+            let num_calls = if first.elapsed_us < 1_000_000 { 15 } else { 3 };
             let cost = if what.contains("anew") {
                 let mut costs = Vec::new();
                 for _ in 0..10 {
@@ -272,7 +303,7 @@ async fn what_hot_routes_cost() {
                 costs.sort_by_key(|cost| cost.elapsed_us);
                 costs[5]
             } else {
-                rig.cost(&path, who, 15).await
+                rig.cost(&path, who, num_calls).await
             };
             assert_eq!(cost.status, 200, "{what}");
             table.entry(place).or_insert_with(|| (what.to_owned(), Vec::new())).1.push(cost);

@@ -47,10 +47,11 @@ impl Identifiers {
     /// The conditions on `iot_device d` that can hold at all, each with an index of its own: `$1` to `$4`, and `$11`,
     /// the text itself.
     fn conditions(&self) -> String {
-        let mut conditions = "d.name ILIKE $1".to_owned();
-        if self.is_short {
-            conditions.push_str(" AND name_grams(d.name) @> ARRAY[lower($11)]");
-        }
+        let mut conditions = match self.is_short {
+            // For a short text the trigram index would be read whole: an expression keeps it out.
+            true => "name_grams(d.name) @> ARRAY[lower($11)] AND d.name || '' ILIKE $1".to_owned(),
+            false => "d.name ILIKE $1".to_owned(),
+        };
         for (is_asked, condition) in [
             (self.dev_eui.is_some(), "d.device_eui = $2"),
             (self.sigfox_id.is_some(), "(d.type = 'SIGFOX' AND upper(d.settings->>'deviceId') = $3)"),
@@ -83,7 +84,8 @@ fn pattern(text: &str) -> String {
 const GATEWAYS: &str = "gateway g WHERE (g.name ILIKE $1 OR g.gateway_id ILIKE $1) AND g.organization_id IS NOT NULL \
      AND ($10::bigint[] IS NULL OR g.organization_id = ANY($10))";
 
-/// Every kind's part of the statement: the same columns from each.
+/// Every kind's part of the statement: the same columns from each. Devices are found in any order first: if they are few, they are all
+/// there is to sort; only of many the newest are looked for in their order, which would read the whole table for a few.
 fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
     let visible = |id: &str, organization: &str| match is_everything_visible {
         true => "true".to_owned(),
@@ -101,7 +103,14 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
     let devices = format!("({device_hits}) AND {devices_visible}");
     let applications = format!("application a WHERE a.name ILIKE $1 AND {}", visible("a.id", "a.organization_id"));
     format!(
-        "WITH hits AS ( \
+        "WITH found AS MATERIALIZED (SELECT d.id FROM iot_device d WHERE {devices} LIMIT $9), \
+         counted AS MATERIALIZED (SELECT count(*) AS num FROM found), \
+         newest AS ( \
+            SELECT id FROM found WHERE (SELECT num FROM counted) < $9 \
+            UNION ALL \
+            (SELECT d.id FROM iot_device d WHERE (SELECT num FROM counted) >= $9 AND {devices} \
+             ORDER BY d.updated_at DESC, d.id DESC LIMIT $7 + $8)), \
+         hits AS ( \
             (SELECT 'Application' AS kind, a.id, a.name, a.organization_id, a.created_at, a.updated_at, NULL::bigint AS application_id, \
                     NULL::text AS device_type, NULL::text AS device_eui, NULL::text AS sigfox_id, false AS has_api_key \
              FROM {applications} ORDER BY a.updated_at DESC, a.id DESC LIMIT $7 + $8) \
@@ -109,7 +118,7 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
             (SELECT 'IoTDevice', d.id, d.name, a.organization_id, d.created_at, d.updated_at, d.application_id, d.type, \
                     COALESCE(d.settings->>'deviceEUI', d.device_eui), \
                     CASE WHEN d.type = 'SIGFOX' THEN d.settings->>'deviceId' END, d.api_key_hash IS NOT NULL \
-             FROM iot_device d JOIN application a ON a.id = d.application_id WHERE {devices} \
+             FROM newest JOIN iot_device d ON d.id = newest.id JOIN application a ON a.id = d.application_id \
              ORDER BY d.updated_at DESC, d.id DESC LIMIT $7 + $8) \
             UNION ALL \
             (SELECT 'Gateway', g.id, g.name, g.organization_id, g.created_at, g.updated_at, NULL, NULL, g.gateway_id, NULL, false \
@@ -117,7 +126,7 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
          page AS (SELECT * FROM hits ORDER BY updated_at DESC, id DESC LIMIT $7 OFFSET $8) \
          SELECT p.*, n.num_all FROM ( \
             SELECT (SELECT count(*) FROM (SELECT 1 FROM {applications} LIMIT $9) c) \
-                 + (SELECT count(*) FROM (SELECT 1 FROM iot_device d WHERE {devices} LIMIT $9) c) \
+                 + (SELECT num FROM counted) \
                  + (SELECT count(*) FROM (SELECT 1 FROM {GATEWAYS} LIMIT $9) c) AS num_all) n \
          LEFT JOIN page p ON true ORDER BY p.updated_at DESC, p.id DESC"
     )
