@@ -104,7 +104,7 @@ fn pool(c: &mut Criterion) {
         let job = || DecodeJob {
             script: Arc::clone(&script),
             payload: payload.clone(),
-            metadata: Arc::clone(&metadata),
+            metadata: Arc::clone(&metadata).into(),
             received_at_ms: 1_700_000_000_000,
         };
         for num in [1u64, 32, 256] {

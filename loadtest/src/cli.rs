@@ -19,6 +19,9 @@ pub struct Cli {
     /// Number of devices, instead of the scenario's.
     #[arg(long)]
     pub devices: Option<u32>,
+    /// Further devices that are registered and never transmit.
+    #[arg(long, default_value_t = 0)]
+    pub silent_devices: u32,
     /// Makes everything in the scenario last so many times as long: load, phases of receivers, faults.
     #[arg(long)]
     pub stretch: Option<f64>,

@@ -34,6 +34,7 @@ mod report;
 mod scenario;
 mod serve_http;
 mod servers;
+mod silent;
 mod tcp_proxy;
 mod verdict;
 mod world;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{ApplicationId, DecoderId, DeviceId, OrganizationId, TargetId};
 use crate::record::LogIdentity;
+use crate::record_text::RecordText;
 
 /// What a source needs to know of a sender before it accepts anything from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub struct DeviceConfig {
     pub organization: OrganizationId,
     pub name: String,
     /// The device's record as decoders see it (`metadata`), JSON text without any secret.
-    pub metadata: Arc<str>,
+    pub metadata: RecordText,
     pub routes: Arc<[Route]>,
 }
 
@@ -160,9 +161,9 @@ pub struct LinkState {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub longitude: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_log: Option<NetworkLog>,
+    pub last_log: Option<Box<NetworkLog>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_downlink: Option<DownlinkState>,
+    pub last_downlink: Option<Box<DownlinkState>>,
 }
 
 /// The network server's last word about the device (`log` event).
@@ -222,7 +223,7 @@ pub struct DeviceCounters {
 pub struct DeviceState {
     pub device: DeviceId,
     /// The log and the offset after the last record applied; `None` for a device that never sent.
-    pub applied: Option<(LogIdentity, u64)>,
+    pub applied: Option<(Arc<LogIdentity>, u64)>,
     pub latest: Option<Latest>,
     pub window: VecDeque<Transmission>,
     pub seen: VecDeque<SeenEvent>,

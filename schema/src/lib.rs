@@ -36,6 +36,7 @@ pub mod permission;
 pub mod policy;
 pub mod port;
 pub mod record;
+pub mod record_text;
 pub mod secret;
 pub mod target;
 pub mod text;

@@ -80,7 +80,7 @@ impl DeviceActor {
         done: Mailbox<UplinkDone>,
         guard: ExitGuard,
     ) -> Self {
-        Self { machine, config, shared, done, under_way: VecDeque::new(), _guard: guard }
+        Self { machine, config, shared, done, under_way: VecDeque::with_capacity(1), _guard: guard }
     }
 
     fn begin(&mut self, uplink: &Arc<Uplink>, admission: Admission, ctx: &mut Context<Self>) -> Work {
@@ -109,7 +109,7 @@ impl DeviceActor {
         let job = DecodeJob {
             script,
             payload: uplink.value.clone(),
-            metadata: Arc::clone(&self.config.metadata),
+            metadata: self.config.metadata.clone(),
             received_at_ms: uplink.meta.received_at_ms,
         };
         let decoder = Arc::clone(&self.shared.decoder);

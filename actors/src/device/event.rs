@@ -69,21 +69,21 @@ pub fn apply(link: &mut LinkState, event: EventType, payload: &[u8], received_at
             let before = link.last_downlink.take().filter(|d| d.queue_item_id == queue_item_id);
             let sent_at_ms = before.as_ref().and_then(|d| d.sent_at_ms);
             let is_acknowledged = before.and_then(|d| d.is_acknowledged);
-            link.last_downlink = Some(DownlinkState {
+            link.last_downlink = Some(Box::new(DownlinkState {
                 queue_item_id,
                 f_cnt_down: downlink.f_cnt_down,
                 sent_at_ms: if event == EventType::TxAck { Some(happened_at_ms) } else { sent_at_ms },
                 is_acknowledged: downlink.acknowledged.or(is_acknowledged),
-            });
+            }));
         }
         EventType::Log => {
             let Ok(log) = serde_json::from_slice::<LogEvent>(payload) else { return };
-            link.last_log = Some(NetworkLog {
+            link.last_log = Some(Box::new(NetworkLog {
                 at_ms: at(log.time.as_deref()),
                 level: text::cut(&log.level, LOG_TEXT_BYTES_MAX).to_owned(),
                 code: text::cut(&log.code, LOG_TEXT_BYTES_MAX).to_owned(),
                 description: text::cut(&log.description, LOG_TEXT_BYTES_MAX).to_owned(),
-            });
+            }));
         }
         EventType::Location => {
             let Ok(LocationEvent { location: Some(place) }) = serde_json::from_slice(payload) else { return };

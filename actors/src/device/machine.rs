@@ -79,7 +79,7 @@ impl DeviceMachine {
             }
         }
         self.state.counters.num_decode_failures += u64::from(num_decode_failures);
-        self.state.applied = Some((LogIdentity::clone(&self.log), uplink.offset.0 + 1));
+        self.state.applied = Some((Arc::clone(&self.log), uplink.offset.0 + 1));
     }
 
     fn apply_up(&mut self, uplink: &Uplink) {
@@ -154,16 +154,24 @@ impl DeviceMachine {
 
 /// A row of another log (after a restore, or a change of logs): everything in it came before whatever this log holds, so that its
 /// event ids still recognise repeats and its window keeps its order.
-fn adopt(state: &mut DeviceState, log: &LogIdentity) {
-    if state.applied.as_ref().is_none_or(|(of, _)| of.store == log.store) {
-        return;
+fn adopt(state: &mut DeviceState, log: &Arc<LogIdentity>) {
+    match &mut state.applied {
+        None => return,
+        Some((of, _)) if of.store == log.store => {
+            // One name for all devices of the partition.
+            if **of == **log {
+                *of = Arc::clone(log);
+            }
+            return;
+        }
+        Some(_) => {}
     }
     state.seen.iter_mut().for_each(|event| event.offset = 0);
     state.window.iter_mut().for_each(|transmission| transmission.offset = 0);
     if let Some(latest) = &mut state.latest {
         latest.offset = 0;
     }
-    state.applied = Some((log.clone(), 0));
+    state.applied = Some((Arc::clone(log), 0));
 }
 
 #[cfg(test)]
@@ -240,7 +248,7 @@ mod tests {
     #[test]
     fn a_row_of_another_log_hides_no_uplink() {
         let mut state = DeviceState::new(DeviceId(1));
-        state.applied = Some((LogIdentity { store: "memory:other".into(), incarnation: 0 }, 900));
+        state.applied = Some((Arc::new(LogIdentity { store: "memory:other".into(), incarnation: 0 }), 900));
         let mut machine = DeviceMachine::new(state, log(), WindowPolicy::Last(5));
         assert_eq!(machine.admit(&uplink(0, EventType::Up, None)), Admission::New);
     }

@@ -28,6 +28,7 @@ pub fn event_at_ms(said_ms: Option<i64>, received_at_ms: i64) -> i64 {
 pub fn push(window: &mut VecDeque<Transmission>, transmission: Transmission, policy: WindowPolicy) {
     let key = |t: &Transmission| (t.event_at_ms, t.offset);
     let place = window.iter().rposition(|t| key(t) <= key(&transmission)).map_or(0, |i| i + 1);
+    grow(window, policy);
     window.insert(place, transmission);
     let num_max = match policy {
         WindowPolicy::Last(n) => n.min(TRANSMISSIONS_MAX),
@@ -41,6 +42,17 @@ pub fn push(window: &mut VecDeque<Transmission>, transmission: Transmission, pol
     };
     while window.len() > num_max {
         window.pop_front();
+    }
+}
+
+/// Makes room for one more, and for no more than the window will ever hold at once: a deque that doubles would take half as much again
+/// of every device, for ever.
+fn grow(window: &mut VecDeque<Transmission>, policy: WindowPolicy) {
+    let WindowPolicy::Last(n) = policy else { return };
+    // One more stands in it while the oldest leaves.
+    let num_max = n.min(TRANSMISSIONS_MAX) + 1;
+    if window.len() == window.capacity() && window.len() < num_max {
+        window.reserve_exact((window.len().max(2)).min(num_max - window.len()));
     }
 }
 

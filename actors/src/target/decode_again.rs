@@ -17,7 +17,7 @@ pub(super) async fn decode_again(ports: &TargetPorts, meta: &DeliveryMeta, paylo
         Ok(None) => return DecodedAgain::Failed(format!("decoder {decoder} or device {} is gone", meta.device)),
         Err(_) => return DecodedAgain::Later,
     };
-    let job = DecodeJob { script, payload, metadata, received_at_ms: meta.received_at_ms };
+    let job = DecodeJob { script, payload, metadata: metadata.into(), received_at_ms: meta.received_at_ms };
     match ports.decoder.decode(job).await {
         Ok(Decoded::Value { json, .. }) => DecodedAgain::Body(json),
         Ok(Decoded::Nothing) => DecodedAgain::Nothing,

@@ -396,7 +396,7 @@ impl Decoder for SimDecoder {
         if self.may_panic && (is_poison || is_struck) {
             sim.num_panics.fetch_add(1, Ordering::Relaxed);
             sim.oracle().broken_decodes.insert((number, decoder));
-            let device: i64 = job.metadata.parse().unwrap_or_default();
+            let device: i64 = job.metadata.to_string().parse().unwrap_or_default();
             *sim.oracle().panics.entry(DeviceId(device)).or_default() += 1;
             sim.note(format_args!("decoding {number} panics"));
             panic!("a panic that the simulation asked for");

@@ -40,7 +40,8 @@ pub enum Request<'a> {
     Job {
         decoder: i64,
         received_at_ms: i64,
-        metadata: &'a str,
+        /// One text in two pieces; as read, all of it is in the first.
+        metadata: [&'a str; 2],
         payload: &'a [u8],
     },
     Forget {
@@ -140,7 +141,7 @@ impl Request<'_> {
                 out.push(JOB);
                 out.extend_from_slice(&decoder.to_le_bytes());
                 out.extend_from_slice(&received_at_ms.to_le_bytes());
-                put_bytes(out, metadata.as_bytes());
+                put_pieces(out, metadata.map(str::as_bytes));
                 put_bytes(out, payload);
             }
             Self::Forget { decoder } => {
@@ -179,7 +180,7 @@ impl<'a> Request<'a> {
             JOB => Self::Job {
                 decoder: i64::from_le_bytes(array(frame)?),
                 received_at_ms: i64::from_le_bytes(array(frame)?),
-                metadata: text(frame)?,
+                metadata: [text(frame)?, ""],
                 payload: bytes(frame)?,
             },
             FORGET => Self::Forget { decoder: i64::from_le_bytes(array(frame)?) },
@@ -249,8 +250,13 @@ impl<'a> Reply<'a> {
 }
 
 fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    out.extend_from_slice(bytes);
+    put_pieces(out, [bytes, &[]]);
+}
+
+fn put_pieces(out: &mut Vec<u8>, pieces: [&[u8]; 2]) {
+    let num_bytes: usize = pieces.iter().map(|piece| piece.len()).sum();
+    out.extend_from_slice(&(num_bytes as u32).to_le_bytes());
+    pieces.iter().for_each(|piece| out.extend_from_slice(piece));
 }
 
 fn byte(frame: &mut &[u8]) -> Result<u8, Malformed> {
@@ -288,7 +294,7 @@ mod tests {
             Request::Limits(Limits::default()),
             Request::Script { decoder: 7, dialect: None, source: "a" },
             Request::Script { decoder: -7, dialect: Some(Dialect::Ttn2), source: "\0æ" },
-            Request::Job { decoder: i64::MIN, received_at_ms: -1, metadata: "{}", payload: b"\xff" },
+            Request::Job { decoder: i64::MIN, received_at_ms: -1, metadata: ["{}", ""], payload: b"\xff" },
             Request::Forget { decoder: 1 },
             Request::SelfCheck,
         ];

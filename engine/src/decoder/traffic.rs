@@ -132,7 +132,7 @@ impl Session<'_> {
         Request::Job {
             decoder,
             received_at_ms: job.job.received_at_ms,
-            metadata: &job.job.metadata,
+            metadata: job.job.metadata.pieces(),
             payload: &job.job.payload,
         }
         .write(&mut self.outgoing);

@@ -27,6 +27,7 @@ use tokio::sync::oneshot;
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::link::{Condition, Link};
 use super::metrics::APPENDS_FAILED;
+use super::native;
 use super::record::{headers_of, key_of};
 use crate::log::metrics::{QUEUE_BYTES, QUEUE_REFUSED, RECORDS_APPENDED};
 
@@ -200,13 +201,13 @@ impl Worker {
                 self.begin_round(partition);
             }
             if self.lanes.iter().any(|lane| lane.round.is_some()) {
-                self.producer.poll(POLL);
+                native::serve_after(&self.producer, POLL);
                 self.note_reports();
             } else {
                 if is_closed {
                     return;
                 }
-                self.producer.poll(Duration::ZERO);
+                native::serve(&self.producer);
             }
             gauge!(QUEUE_BYTES).set(self.num_bytes.load(Ordering::Relaxed) as f64);
         }
@@ -281,7 +282,7 @@ impl Worker {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     sent = back;
-                    self.producer.poll(POLL);
+                    native::serve_after(&self.producer, POLL);
                 }
                 Err((error, _)) => return Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument)),
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use rdkafka::bindings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -78,4 +79,28 @@ pub fn commit<C: ConsumerContext>(
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
         code => Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::from(code))),
     }
+}
+
+/// Serves everything that the producer has to report by now; never waits.
+///
+/// Not [`BaseProducer::poll`] with a time to wait: what is left of that time below a millisecond it spends turning in a loop (rdkafka 0.39
+/// hands librdkafka whole milliseconds), which was most of what a node cost on Kafka.
+pub fn serve<C: ProducerContext>(producer: &BaseProducer<C>) {
+    // SAFETY: the client lives as long as `producer`; the reference to its queue is ours and is given back once.
+    let queue = unsafe { bindings::rd_kafka_queue_get_main(producer.client().native_ptr()) };
+    loop {
+        producer.poll(Duration::ZERO);
+        // SAFETY: see above.
+        if unsafe { bindings::rd_kafka_queue_length(queue) } == 0 {
+            break;
+        }
+    }
+    // SAFETY: see above.
+    unsafe { bindings::rd_kafka_queue_destroy(queue) };
+}
+
+/// Waits, then serves the producer: what is to be done again and again while something is on its way.
+pub fn serve_after<C: ProducerContext>(producer: &BaseProducer<C>, wait: Duration) {
+    std::thread::sleep(wait);
+    serve(producer);
 }

@@ -24,6 +24,7 @@ use super::claim::Claim;
 use super::config::KafkaLogConfig;
 use super::link::{Condition, Link};
 use super::metrics::PRODUCERS_RENEWED;
+use super::native;
 use super::record::{headers_of, key_of};
 use crate::log::metrics::RECORDS_APPENDED;
 
@@ -91,7 +92,7 @@ impl Producer {
     /// Serves what librdkafka has to say while nothing else is to be done, and makes a producer if there is none.
     pub fn look_after(&mut self) {
         if let Some((producer, true)) = &self.current {
-            producer.poll(Duration::ZERO);
+            native::serve(producer);
         } else if let Err(reason) = self.make_ready() {
             tracing::debug!(reason, "the transactional producer is not ready yet");
         }
@@ -129,7 +130,7 @@ impl Producer {
                 Ok(())
             }
             Err(error) => {
-                producer.poll(Duration::ZERO);
+                native::serve(producer);
                 let is_over = matches!(&error, KafkaError::Transaction(error) if !error.is_retriable());
                 if is_over {
                     self.drop_current(&error);
@@ -200,7 +201,7 @@ impl Producer {
                 return Err(self.abort(&error));
             }
             if why.is_retriable() && Instant::now() < deadline {
-                producer.poll(POLL);
+                native::serve_after(producer, POLL);
                 continue;
             }
             self.drop_current(&error);
@@ -238,13 +239,13 @@ impl Producer {
         let deadline = Instant::now() + self.config.transaction_timeout;
         producer.purge(PurgeConfig::default().queue().inflight());
         while producer.in_flight_count() > 0 && Instant::now() < deadline {
-            producer.poll(POLL);
+            native::serve_after(producer, POLL);
         }
         loop {
             match producer.abort_transaction(left(deadline)) {
                 Ok(()) => break,
                 Err(KafkaError::Transaction(error)) if error.is_retriable() && Instant::now() < deadline => {
-                    producer.poll(POLL);
+                    native::serve_after(producer, POLL);
                 }
                 Err(error) => {
                     self.drop_current(&error);
@@ -273,7 +274,7 @@ fn fill<'a>(
         send(producer, topic, *partition, record)?;
     }
     while producer.in_flight_count() > 0 {
-        producer.poll(POLL);
+        native::serve_after(producer, POLL);
         if let Some(code) = producer.context().failed() {
             return Err(KafkaError::MessageProduction(code).into());
         }
@@ -326,7 +327,7 @@ fn send(producer: &StepProducer, topic: &str, partition: PartitionId, record: &N
             Ok(()) => return Ok(()),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                 sent = back;
-                producer.poll(POLL);
+                native::serve_after(producer, POLL);
             }
             Err((error, _)) => return Err(error),
         }

@@ -7,13 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use sluse_schema::port::StoreError;
+use sluse_schema::device::DeviceRef;
+use sluse_schema::id::{DeviceId, DeviceKey};
+use sluse_schema::port::{Activation, StoreError};
 use sluse_schema::secret::Secret;
 
 use super::changes::Listener;
 use super::cipher::Cipher;
 use super::database_url::{DatabaseUrl, DatabaseUrlError};
 use super::error::{WorkError, describe};
+use super::gather::Gather;
+use super::metadata::SharedEnds;
 use super::migrate::{MigrateError, migrate};
 use super::pool::{self, IoThread, Use, lease, within};
 use super::scripts::ScriptCache;
@@ -88,6 +92,9 @@ pub struct Store {
     pub(super) cipher: Arc<Cipher>,
     pub(super) num_partitions: u32,
     pub(super) scripts: ScriptCache,
+    pub(super) ends: SharedEnds,
+    pub(super) finding: Gather<DeviceKey, DeviceRef>,
+    pub(super) activating: Gather<DeviceId, Activation>,
     pub(super) listener: Listener,
     _io: Arc<IoThread>,
 }
@@ -121,8 +128,20 @@ impl Store {
             .await?
             .map_or(Ok(()), |stored| Err(OpenError::OtherPartitions { stored, ours: num_partitions }))?;
         let listener = Listener::start(&url, &io)?;
-        let scripts = ScriptCache::default();
-        let store = Arc::new(Self { pool, look_ups, cipher, num_partitions, scripts, listener, _io: io });
+        let (scripts, ends) = (ScriptCache::default(), SharedEnds::default());
+        let (finding, activating) = (Gather::default(), Gather::default());
+        let store = Arc::new(Self {
+            pool,
+            look_ups,
+            cipher,
+            num_partitions,
+            scripts,
+            ends,
+            finding,
+            activating,
+            listener,
+            _io: io,
+        });
         store.assign_target_partitions().await?;
         Ok(store)
     }

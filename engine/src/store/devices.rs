@@ -14,7 +14,7 @@ use sluse_schema::record::Position;
 use super::call::call;
 use super::connect::Store;
 use super::error::WorkError;
-use super::metadata::{self, DeviceRecord};
+use super::metadata::{self, DeviceRecord, SharedEnds};
 use super::pool::lease;
 use super::scripts::Xid;
 use super::states;
@@ -24,9 +24,15 @@ const READ_TIMEOUT: Duration = Duration::from_secs(6);
 #[async_trait]
 impl DeviceDirectory for Store {
     async fn find_devices(&self, keys: &[DeviceKey]) -> Result<Vec<Option<DeviceRef>>, StoreError> {
+        self.finding.ask(keys, |keys| self.find_all(keys)).await
+    }
+}
+
+impl Store {
+    async fn find_all(&self, keys: Vec<DeviceKey>) -> Result<Vec<Option<DeviceRef>>, StoreError> {
         let mut euis: Vec<String> = Vec::new();
         let mut hashes: Vec<&[u8]> = Vec::new();
-        for key in keys {
+        for key in &keys {
             match key {
                 DeviceKey::DevEui(eui) => euis.push(eui.to_string()),
                 DeviceKey::ApiKey(hash) => hashes.push(hash),
@@ -67,27 +73,8 @@ impl DeviceDirectory for Store {
 #[async_trait]
 impl DeviceStore for Store {
     async fn activate(&self, devices: &[DeviceId]) -> Result<Vec<Activation>, StoreError> {
-        let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
-        call("activate", READ_TIMEOUT, async {
-            let client = lease(&self.look_ups).await?;
-            let sql = format!(
-                "SELECT {}, a.organization_id, {} FROM {} LEFT JOIN device_state s ON s.device_id = d.id
-                 WHERE d.id = ANY($1::bigint[])",
-                metadata::COLUMNS,
-                states::COLUMNS,
-                metadata::TABLES
-            );
-            let statement = client.prepare_cached(&sql).await?;
-            let rows = client.query(&statement, &[&ids]).await?;
-            let mut routes = self.load_routes(&client, &ids).await?;
-            client.done();
-            let activations = rows.iter().map(|row| Activation {
-                config: Arc::new(config_of(row, &mut routes)),
-                state: states::state_of_row(row, metadata::NUM_COLUMNS + 1),
-            });
-            Ok::<_, WorkError>(activations.collect())
-        })
-        .await
+        let found = self.activating.ask(devices, |devices| self.activate_all(devices)).await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     async fn load_configs(&self, devices: &[DeviceId]) -> Result<Vec<Arc<DeviceConfig>>, StoreError> {
@@ -103,7 +90,7 @@ impl DeviceStore for Store {
             let rows = client.query(&statement, &[&ids]).await?;
             let mut routes = self.load_routes(&client, &ids).await?;
             client.done();
-            Ok::<_, WorkError>(rows.iter().map(|row| Arc::new(config_of(row, &mut routes))).collect())
+            Ok::<_, WorkError>(rows.iter().map(|row| Arc::new(config_of(row, &mut routes, &self.ends))).collect())
         })
         .await
     }
@@ -124,19 +111,45 @@ impl DeviceStore for Store {
 /// Distinct (target, decoder) pairs per device.
 type Routes = HashMap<i64, Vec<Route>>;
 
-fn config_of(row: &tokio_postgres::Row, routes: &mut Routes) -> DeviceConfig {
+fn config_of(row: &tokio_postgres::Row, routes: &mut Routes, shared: &SharedEnds) -> DeviceConfig {
     let record = DeviceRecord::of_row(row);
     DeviceConfig {
         device: DeviceId(record.id),
         application: ApplicationId(record.application.id),
         organization: OrganizationId(row.get(metadata::NUM_COLUMNS)),
-        metadata: record.to_json().into(),
+        metadata: record.to_text(shared),
         name: record.name,
         routes: routes.remove(&record.id).unwrap_or_default().into(),
     }
 }
 
 impl Store {
+    async fn activate_all(&self, devices: Vec<DeviceId>) -> Result<Vec<Option<Activation>>, StoreError> {
+        let ids: Vec<i64> = devices.iter().map(|device| device.0).collect();
+        call("activate", READ_TIMEOUT, async {
+            let client = lease(&self.look_ups).await?;
+            let sql = format!(
+                "SELECT {}, a.organization_id, {} FROM {} LEFT JOIN device_state s ON s.device_id = d.id
+                 WHERE d.id = ANY($1::bigint[])",
+                metadata::COLUMNS,
+                states::COLUMNS,
+                metadata::TABLES
+            );
+            let statement = client.prepare_cached(&sql).await?;
+            let rows = client.query(&statement, &[&ids]).await?;
+            let mut routes = self.load_routes(&client, &ids).await?;
+            client.done();
+            let activation = |row| Activation {
+                config: Arc::new(config_of(row, &mut routes, &self.ends)),
+                state: states::state_of_row(row, metadata::NUM_COLUMNS + 1),
+            };
+            let found: HashMap<DeviceId, Activation> =
+                rows.iter().map(activation).map(|found| (found.config.device, found)).collect();
+            Ok::<_, WorkError>(devices.iter().map(|device| found.get(device).cloned()).collect())
+        })
+        .await
+    }
+
     async fn load_routes(
         &self,
         client: &deadpool_postgres::ClientWrapper,

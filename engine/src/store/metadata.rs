@@ -3,14 +3,21 @@
 //! Left out on purpose: `apiKey`, LoRaWAN keys, MQTT passwords and private keys. `OTAAapplicationKey` stays as a null, since
 //! scripts may look whether it is there.
 
+use std::sync::Arc;
+
 use chrono::{DateTime, Utc};
+use quick_cache::sync::Cache;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
+use sluse_schema::record_text::RecordText;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
 use super::convert::iso;
+
+/// Applications whose part of the record is kept once for all their devices.
+const NUM_SHARED_MAX: usize = 4096;
 
 /// Keys of `lorawanSettings` that never leave the store.
 const LORAWAN_SECRETS: [&str; 3] = ["OTAAapplicationKey", "networkSessionKey", "applicationSessionKey"];
@@ -152,9 +159,53 @@ impl DeviceRecord {
         }
     }
 
+    /// The record as JSON text, of which the end, about application and model, is shared with the other devices of both.
+    pub fn to_text(&self, shared: &SharedEnds) -> RecordText {
+        let mut text = self.to_json();
+        let json = |part: serde_json::Result<String>| part.expect("a part of a record that has just become JSON");
+        let application = json(serde_json::to_string(&self.application));
+        let end = format!(
+            "\"application\":{application},\"deviceModel\":{}}}",
+            json(serde_json::to_string(&self.device_model))
+        );
+        if !text.ends_with(&end) {
+            return text.into();
+        }
+        text.truncate(text.len() - end.len());
+        let model = self.device_model.as_ref().map_or(0, |model| model.id);
+        RecordText::new(text, shared.one_for_all((self.application.id, model), end))
+    }
+
     /// The record as JSON text.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("strings, numbers and JSON values with string keys always make JSON")
+    }
+}
+
+/// What records of devices end in, by application and model.
+pub struct SharedEnds(Cache<(i64, i64), Arc<str>>);
+
+impl Default for SharedEnds {
+    fn default() -> Self {
+        Self(Cache::new(NUM_SHARED_MAX))
+    }
+}
+
+impl std::fmt::Debug for SharedEnds {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SharedEnds({})", self.0.len())
+    }
+}
+
+impl SharedEnds {
+    /// This text, from the place where all who have it find it.
+    fn one_for_all(&self, key: (i64, i64), end: String) -> Arc<str> {
+        if let Some(known) = self.0.get(&key).filter(|known| **known == *end) {
+            return known;
+        }
+        let end: Arc<str> = end.into();
+        self.0.insert(key, Arc::clone(&end));
+        end
     }
 }
 
@@ -251,6 +302,20 @@ mod tests {
     }
 
     const APPLICATION: &str = r#""application":{"id":1,"createdAt":"2026-11-22T13:25:33.055Z","updatedAt":"2026-11-22T13:25:33.055Z","name":"Egress","description":null,"status":null,"startDate":null,"endDate":null,"category":null,"owner":null,"contactPerson":null,"contactEmail":null,"contactPhone":null,"personalData":null,"hardware":null,"chirpstackId":"9642a7ff-c8c7-48dc-9985-d28bf8217f09","permissionIds":[]},"deviceModel":null}"#;
+
+    #[test]
+    fn devices_of_one_application_share_the_end_of_their_text_until_it_changes() {
+        let shared = SharedEnds::default();
+        let (mut first, second) = (record("GENERIC_HTTP"), record("LORAWAN"));
+        let texts = [first.to_text(&shared), second.to_text(&shared)];
+        assert_eq!(texts[0].to_string(), first.to_json());
+        assert_eq!(texts[1].to_string(), second.to_json());
+        let ends = texts.each_ref().map(|text| text.pieces()[1].as_ptr());
+        assert_eq!(ends[0], ends[1], "one piece of memory");
+        first.application.name = "Renamed".into();
+        assert_eq!(first.to_text(&shared).to_string(), first.to_json());
+        assert_eq!(texts[0].pieces()[1], second.to_text(&shared).pieces()[1]);
+    }
 
     /// As the reference sent it (recorded), but for its `apiKey`.
     #[test]

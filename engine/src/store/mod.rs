@@ -21,6 +21,7 @@ mod cursors;
 mod devices;
 mod failures;
 mod gateways;
+mod gather;
 mod housekeeping;
 mod log_in_use;
 mod metadata;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -53,7 +54,7 @@ pub fn state_of_row(row: &Row, at: usize) -> Option<DeviceState> {
     });
     Some(DeviceState {
         device,
-        applied: position(row, at + 1).map(|Position { log, offset }| (log, offset.0)),
+        applied: position(row, at + 1).map(|Position { log, offset }| (Arc::new(log), offset.0)),
         latest,
         window: parse(transmissions, device, "transmissions"),
         seen: decode_seen(seen),

@@ -55,6 +55,18 @@ async fn hand_on(log: Arc<KafkaLog>, is_over: Arc<AtomicBool>) {
 }
 
 /// Kills brokers under appends and steps; then nothing accepted is missing, and no step was lost or made twice.
+/// A broker that has just come back does not yet say everything of every partition; whoever asks is told "later".
+async fn until_it_says_its_bounds(log: &dyn Log) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    for topic in [Topic::Uplinks, Topic::Deliveries] {
+        while let Err(error) = log.bounds(topic, P0).await {
+            assert!(matches!(error, LogError::Unavailable(_)), "{error}");
+            assert!(tokio::time::Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+}
+
 async fn kill_under_load(mut cluster: Cluster, kills: impl AsyncFnOnce(&mut Cluster)) {
     let log = open(config(&cluster.kafka.bootstrap(), "", "node-1")).await;
     let is_appended = Arc::new(AtomicBool::new(false));
@@ -70,6 +82,7 @@ async fn kill_under_load(mut cluster: Cluster, kills: impl AsyncFnOnce(&mut Clus
     handing_on.await.unwrap();
     assert!(num_accepted > 20, "{num_accepted}");
 
+    until_it_says_its_bounds(&*log).await;
     let uplinks = uplinks(&*log, P0).await;
     // A number may stand twice where an answer stayed out, but none is missing and none comes before its predecessor.
     let mut firsts: Vec<usize> = Vec::new();

@@ -26,7 +26,7 @@ fn state(device: i64, offset: u64) -> DeviceState {
     };
     DeviceState {
         device: DeviceId(device),
-        applied: Some((log(), offset)),
+        applied: Some((log().into(), offset)),
         latest: Some(Latest {
             event_at_ms: AT_MS,
             received_at_ms: AT_MS + 40,
@@ -81,7 +81,7 @@ async fn whoever_lost_the_partition_writes_nothing() {
     assert!(
         matches!(refused, Err(StoreError::Fenced { partition: 0, current, ours: o }) if (current, o) == (theirs, ours))
     );
-    assert_eq!(stored(&database, 1).await.unwrap().applied, Some((log(), 5)));
+    assert_eq!(stored(&database, 1).await.unwrap().applied, Some((log().into(), 5)));
     let store: &dyn DeviceStore = &*database.store;
     assert_eq!(store.take_partition(PartitionId(0)).await.unwrap(), (theirs + 1, Some(position(5))));
 }
@@ -99,7 +99,7 @@ async fn a_row_that_is_not_behind_is_left_alone() {
     let epoch = take(&database).await;
     let with = |incarnation: u64, store: &str, offset: u64, num_uplinks: u64| {
         let mut state = state(1, offset);
-        state.applied = Some((LogIdentity { store: store.into(), incarnation }, offset));
+        state.applied = Some((LogIdentity { store: store.into(), incarnation }.into(), offset));
         state.counters.num_uplinks = num_uplinks;
         batch(epoch, vec![state], offset)
     };
@@ -163,7 +163,7 @@ async fn refused_rows_are_reduced_to_their_counters_and_a_thousand_others_are_wh
     assert_eq!(database.number("SELECT count(*) FROM device_state WHERE latest_payload IS NULL").await, 4);
     for device in bad {
         let state = stored(&database, device).await.unwrap();
-        assert_eq!((state.latest, state.applied), (None, Some((log(), 5))));
+        assert_eq!((state.latest, state.applied), (None, Some((log().into(), 5))));
     }
     let store: &dyn DeviceStore = &*database.store;
     assert_eq!(store.take_partition(PartitionId(0)).await.unwrap().1, Some(position(5)));

@@ -239,7 +239,7 @@ async fn decode(decoder: &dyn Decoder, reading: SharedReading) -> Bytes {
     let job = DecodeJob {
         script,
         payload: reading.payload,
-        metadata: reading.metadata,
+        metadata: reading.metadata.into(),
         received_at_ms: reading.received_at_ms,
     };
     match decoder.decode(job).await {

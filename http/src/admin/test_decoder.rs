@@ -108,7 +108,7 @@ pub async fn decode_once(
     let job = DecodeJob {
         script: Arc::new(DecoderScript::new(id, code.source, code.dialect)),
         payload,
-        metadata,
+        metadata: metadata.into(),
         received_at_ms: chrono::Utc::now().timestamp_millis(),
     };
     let decoded = state.ports.decoder.decode(job).await;

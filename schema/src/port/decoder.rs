@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::device::DecoderScript;
 use crate::id::DecoderId;
+use crate::record_text::RecordText;
 
 /// One uplink that is to go through one decoder.
 #[derive(Clone, Debug)]
@@ -17,7 +18,7 @@ pub struct DecodeJob {
     /// The payload as it came in, JSON text. Byte dialects read its base64 `data` and its `fPort`.
     pub payload: Bytes,
     /// The device's record without secrets, JSON text.
-    pub metadata: Arc<str>,
+    pub metadata: RecordText,
     /// What `recvTime` says, Unix milliseconds.
     pub received_at_ms: i64,
 }
