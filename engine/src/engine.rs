@@ -15,6 +15,12 @@ use crate::store::private_postgres::{PrivatePostgres, PrivatePostgresError};
 use crate::store::{Cipher, CipherError, OpenError, Store, StoreConfig};
 use crate::system_log::SystemLogFeed;
 
+/// Writing what is left, and PostgreSQL, if it is ours.
+const ADAPTERS_CLOSE_WITHIN: Duration = Duration::from_secs(45);
+/// The longest that a stop may take: a service manager that kills earlier makes it an unclean one.
+pub const STOPS_WITHIN: Duration =
+    Duration::from_secs(crate::pipeline::STOPS_WITHIN.as_secs() + ADAPTERS_CLOSE_WITHIN.as_secs());
+
 /// Why a node could not start. Each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -48,6 +54,7 @@ pub async fn run(config: Config, system_log: SystemLogFeed) -> Result<StopReport
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     // The process's default for every TLS connection; an error means that it is set already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    crate::pipeline::check(&config)?;
     let metrics = Metrics::install()?;
     let upkeep = tokio::spawn(metrics.clone().upkeep());
 
@@ -95,7 +102,7 @@ pub async fn run(config: Config, system_log: SystemLogFeed) -> Result<StopReport
     notify_systemd(sd_notify::NotifyState::Stopping);
     let report = pipeline
         .stop_phases(Shutdown::new())
-        .phase("adapters close", Duration::from_secs(45), async move {
+        .phase("adapters close", ADAPTERS_CLOSE_WITHIN, async move {
             audit.abort();
             system_log.abort();
             store.close();

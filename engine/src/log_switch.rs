@@ -1,11 +1,12 @@
 //! The check at the start that no log is left behind with something in it: positions count in one log, and another one is begun only when
 //! the old one is drained, or when the operator says by its name that it is to be left.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::{Log, LogError, StoreError};
-use sluse_schema::record::Topic;
+use sluse_schema::record::{Position, Resolution, Topic};
 
 use crate::log::{EmbeddedLog, EmbeddedLogConfig};
 use crate::store::Store;
@@ -43,7 +44,7 @@ pub async fn check(store: &Store, log: &dyn Log, leave: &str, embedded: &Embedde
         _ => return Ok(store.use_log(&new).await?),
     };
     let num_pending = store.num_pending().await?;
-    let found = match look_into_embedded(&old, embedded).await {
+    let found = match look_into_embedded(store, &old, embedded).await? {
         Old::Drained if num_pending > 0 => {
             Old::Undrained(format!("{num_pending} deliveries are pending in the old one"))
         }
@@ -67,32 +68,50 @@ pub async fn check(store: &Store, log: &dyn Log, leave: &str, embedded: &Embedde
 }
 
 /// Looks whether the embedded log in this data directory is the old one, and drained.
-async fn look_into_embedded(old: &str, config: &EmbeddedLogConfig) -> Old {
+async fn look_into_embedded(store: &Store, old: &str, config: &EmbeddedLogConfig) -> Result<Old, StoreError> {
     if !old.starts_with("embedded:") || !Path::new(&config.dir).exists() {
-        return Old::Unknown;
+        return Ok(Old::Unknown);
     }
     let config = config.clone();
     let opened = tokio::task::spawn_blocking(move || EmbeddedLog::open(config)).await;
-    let Ok(Ok(log)) = opened else { return Old::Unknown };
+    let Ok(Ok(log)) = opened else { return Ok(Old::Unknown) };
     if log.identity().store != old {
-        return Old::Unknown;
+        return Ok(Old::Unknown);
     }
-    let found = num_unread(log.as_ref()).await;
+    let stored = store.deliveries_positions().await;
+    let found = match &stored {
+        Ok(stored) => num_left(log.as_ref(), stored).await,
+        Err(_) => Ok((0, 0)),
+    };
     let _ = log.close().await;
-    match found {
-        Ok(0) => Old::Drained,
-        Ok(num_unread) => Old::Undrained(format!("{num_unread} uplinks of the old one are not handled yet")),
+    stored?;
+    Ok(match found {
+        Ok((0, 0)) => Old::Drained,
+        Ok((0, num_deliveries)) => Old::Undrained(format!(
+            "{num_deliveries} deliveries of the old one were never read, or what became of them is not stored"
+        )),
+        Ok((num_uplinks, _)) => Old::Undrained(format!("{num_uplinks} uplinks of the old one are not handled yet")),
         Err(_) => Old::Unknown,
-    }
+    })
 }
 
-/// Uplinks that no step has passed yet.
-async fn num_unread(log: &dyn Log) -> Result<u64, LogError> {
-    let mut num_unread = 0;
+/// Uplinks that no step has passed yet, and deliveries beyond the stored positions. The counters of targets cover the log only up
+/// to there: what a node wrote in the second before it was killed is in neither.
+async fn num_left(log: &dyn Log, stored: &BTreeMap<PartitionId, Position>) -> Result<(u64, u64), LogError> {
+    let (mut num_uplinks, mut num_deliveries) = (0, 0);
     for partition in (0..log.num_partitions()).map(PartitionId) {
         let (start, end) = log.bounds(Topic::Uplinks, partition).await?;
         let committed = log.committed(partition).await?.unwrap_or(start);
-        num_unread += end.0.saturating_sub(committed.0);
+        num_uplinks += end.0.saturating_sub(committed.0);
+        let (start, end) = log.bounds(Topic::Deliveries, partition).await?;
+        let read_up_to = match stored.get(&partition) {
+            Some(stored) => match log.resolve(Topic::Deliveries, partition, stored).await? {
+                Resolution::At(offset) => offset,
+                Resolution::Expired { .. } | Resolution::OtherLog => start,
+            },
+            None => start,
+        };
+        num_deliveries += end.0.saturating_sub(read_up_to.0);
     }
-    Ok(num_unread)
+    Ok((num_uplinks, num_deliveries))
 }

@@ -32,7 +32,8 @@ pub const BUILD_INFO: &str = "sluse_build_info";
 const SECONDS: [f64; 16] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 const BYTES: [f64; 8] = [64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262_144.0, 1_048_576.0];
-const RECORDS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 250.0, 500.0, 1000.0, 4000.0];
+/// Of everything else: records, events, jobs, steps.
+const NUMBERS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 250.0, 500.0, 1000.0, 4000.0];
 /// Histograms keep their samples until they are drained.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -52,7 +53,8 @@ impl Metrics {
         let prometheus = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), &BYTES)?
-            .set_buckets_for_metric(Matcher::Suffix("_records".to_owned()), &RECORDS)?
+            // Without buckets a histogram is rendered as a summary, which cannot be added up over nodes.
+            .set_buckets(&NUMBERS)?
             .install_recorder()?;
         let process = Collector::default();
         process.describe();
@@ -133,6 +135,20 @@ mod tests {
             text.contains("sluse_store_call_seconds_bucket{call=\"store_states\",outcome=\"ok\",le=\"0.005\"} 1"),
             "{text}"
         );
+        for name in [
+            "sluse_source_batch_events",
+            "sluse_decoder_batch_jobs",
+            "sluse_partition_step_uplinks",
+            "sluse_kafka_transaction_steps",
+            "sluse_some_figure",
+        ] {
+            metrics::histogram!(name).record(7.0);
+        }
+        let text = metrics.render();
+        assert!(text.contains("sluse_source_batch_events_bucket{le=\"16\"} 1"), "{text}");
+        let summaries: Vec<&str> =
+            text.lines().filter(|l| l.ends_with(" summary") || l.contains("quantile=")).collect();
+        assert!(summaries.is_empty(), "{summaries:?}");
         assert!(text.contains("process_resident_memory_bytes"), "{text}");
         assert!(text.contains("sluse_build_info{version="), "{text}");
         assert!(Metrics::install().is_err(), "a second recorder would take half of the figures");

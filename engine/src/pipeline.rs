@@ -59,6 +59,16 @@ const SOURCES_STOP_WITHIN: Duration = Duration::from_secs(10);
 const PARTITIONS_DRAIN_WITHIN: Duration = Duration::from_secs(20);
 const TARGETS_DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const REST_STOPS_WITHIN: Duration = Duration::from_secs(10);
+/// Beyond what the stage itself is given.
+const GRACE: Duration = Duration::from_secs(1);
+/// All phases of [`Pipeline::stop_phases`] together.
+pub const STOPS_WITHIN: Duration = Duration::from_secs(
+    SOURCES_STOP_WITHIN.as_secs()
+        + PARTITIONS_DRAIN_WITHIN.as_secs()
+        + TARGETS_DRAIN_WITHIN.as_secs()
+        + 3 * REST_STOPS_WITHIN.as_secs()
+        + 4 * GRACE.as_secs(),
+);
 
 /// Why the pipeline could not be built. Each says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +83,7 @@ pub enum BuildError {
     Log(#[from] sluse_schema::port::LogError),
     #[error("decoders: {0}")]
     Decoder(#[from] crate::decoder::PoolError),
-    #[error("SLUSE_ALLOW_PRIVATE_TARGETS: {0}")]
+    #[error(transparent)]
     Egress(#[from] crate::send::EgressSettingError),
     #[error("targets: {0}")]
     Senders(#[from] crate::send::SendersError),
@@ -109,6 +119,30 @@ pub struct Pipeline {
     tasks: Vec<JoinHandle<()>>,
     /// Kept: dropping an arbiter's handle stops nothing, but its thread must be joined at the end.
     arbiters: Vec<Arbiter>,
+}
+
+/// Checks what can be checked of the settings without starting or asking anything: what is wrong is told before a database runs.
+///
+/// # Errors
+/// The [`BuildError`] that [`build`] would end with.
+pub fn check(config: &Config) -> Result<(), BuildError> {
+    EgressPolicy::from_setting(&config.target.allow_private)?;
+    Authorities::load(config.target.ca_certificates.as_deref()).map_err(crate::send::SendersError::from)?;
+    if let Some(kafka) = kafka_config(config, "") {
+        kafka.check_properties()?;
+    }
+    if let Some(redis) = &config.redis {
+        redis.client()?;
+    }
+    if let Some(source) = source_config(config, "") {
+        source.check()?;
+    }
+    log_in_providers(config)?;
+    SigfoxClient::new(&config.sigfox_api_url)?;
+    if let Some(mail) = &config.mail {
+        SmtpMailer::new(mail)?;
+    }
+    Ok(())
 }
 
 /// Builds the pipeline, sink to source, and lets it begin.
@@ -158,7 +192,8 @@ pub async fn build(
     let devices = DeviceStage::start(stage_config(config), &device_ports, &handles);
 
     // ── Redis: what nodes share, if there is one ────────────────────────────────────────────────────────────────────
-    let redis = config.redis_url.as_ref().map(Redis::open).transpose()?;
+    let installation = store.cluster_id().await?;
+    let redis = config.redis.as_ref().map(|redis| Redis::open(redis, &installation)).transpose()?;
     let shared_limits = redis.as_ref().map(|redis| Arc::clone(redis) as Arc<dyn SharedLimits>);
     let limit = config.sender_limit.map(|SenderLimit { interval, burst }| {
         Arc::new(EntranceLimit::new(LimitConfig { interval, burst }, shared_limits.clone()))
@@ -192,12 +227,9 @@ pub async fn build(
         .with(Arc::new(devices.clone()))
         .with(Arc::new(targets.clone()));
     // ── sources: how an uplink gets in ──────────────────────────────────────────────────────────────────────────────
-    let chirpstack = match &config.chirpstack.mqtt_url {
+    let chirpstack = match source_config(config, &installation) {
         None => None,
-        Some(url) => {
-            let mut source = ChirpstackConfig::new(url.reveal(), format!("sluse-{}", store.cluster_id().await?));
-            source.ca_file = config.chirpstack.ca_certificates.clone();
-            source.receive_max = config.chirpstack.receive_maximum;
+        Some(source) => {
             let arbiter = Arbiter::new();
             let (thread, gate) = (arbiter.handle(), Arc::clone(&gate));
             arbiters.push(arbiter);
@@ -237,6 +269,7 @@ pub async fn build(
                 Arc::clone(&log),
                 chirpstack.as_ref().map(|session| session.health()),
                 redis,
+                Arc::clone(&decoder),
             )),
             network: network.clone(),
             mailer: Arc::clone(&mailer),
@@ -258,7 +291,7 @@ async fn open_log(
     keys: &Keys,
     senders: &Arc<Senders>,
 ) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
-    let Some(kafka) = kafka_config(config, keys) else {
+    let Some(kafka) = kafka_config(config, &keys.node_id) else {
         return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
     };
     let log = KafkaLog::open(kafka).await?;
@@ -287,22 +320,22 @@ impl Pipeline {
         let Self { decoder, log, targets, devices, chirpstack, http, tasks, arbiters } = self;
         http.stop_intake();
         shutdown
-            .phase("sources stop", SOURCES_STOP_WITHIN + Duration::from_secs(1), async move {
+            .phase("sources stop", SOURCES_STOP_WITHIN + GRACE, async move {
                 let is_clean = match chirpstack {
                     Some(session) => session.stop(SOURCES_STOP_WITHIN).await,
                     None => true,
                 };
                 is_clean.then_some(()).ok_or_else(|| "the broker sends what is unacknowledged again".to_owned())
             })
-            .phase("partitions drain", PARTITIONS_DRAIN_WITHIN + Duration::from_secs(1), async move {
+            .phase("partitions drain", PARTITIONS_DRAIN_WITHIN + GRACE, async move {
                 let is_clean = devices.drain(PARTITIONS_DRAIN_WITHIN).await;
                 is_clean.then_some(()).ok_or_else(|| "open uplinks are read again at the next start".to_owned())
             })
-            .phase("targets drain", TARGETS_DRAIN_WITHIN + Duration::from_secs(1), async move {
+            .phase("targets drain", TARGETS_DRAIN_WITHIN + GRACE, async move {
                 let is_clean = targets.drain(TARGETS_DRAIN_WITHIN).await;
                 is_clean.then_some(()).ok_or_else(|| "deliveries in flight are sent again at the next start".to_owned())
             })
-            .phase("the API stops", REST_STOPS_WITHIN + Duration::from_secs(1), async move {
+            .phase("the API stops", REST_STOPS_WITHIN + GRACE, async move {
                 let is_clean = http.stop(REST_STOPS_WITHIN).await;
                 is_clean.then_some(()).ok_or_else(|| "requests were cut off".to_owned())
             })
@@ -320,6 +353,16 @@ impl Pipeline {
                 Ok(())
             })
     }
+}
+
+/// ChirpStack's broker, if it is configured. Every node has the session's one name.
+fn source_config(config: &Config, installation: &str) -> Option<ChirpstackConfig> {
+    let said = &config.chirpstack;
+    let mut source = ChirpstackConfig::new(said.mqtt_url.as_ref()?.reveal(), format!("sluse-{installation}"));
+    source.ca_file = said.ca_certificates.clone();
+    source.client_certificate = said.client_certificate.clone();
+    source.receive_max = said.receive_maximum;
+    Some(source)
 }
 
 /// ChirpStack's API, if it is configured.
@@ -368,9 +411,10 @@ fn log_config(config: &Config) -> EmbeddedLogConfig {
     log
 }
 
-fn kafka_config(config: &Config, keys: &Keys) -> Option<KafkaLogConfig> {
+/// Kafka as this node sees it, if it is configured.
+pub(crate) fn kafka_config(config: &Config, node_id: &str) -> Option<KafkaLogConfig> {
     let said = config.kafka.as_ref()?;
-    let mut kafka = KafkaLogConfig::new(&said.brokers, &keys.node_id, config.log.num_partitions);
+    let mut kafka = KafkaLogConfig::new(&said.brokers, node_id, config.log.num_partitions);
     kafka.properties = said.properties.clone();
     kafka.prefix = said.prefix.clone();
     kafka.replication = said.replication;

@@ -86,3 +86,54 @@ fn the_dashboard_is_json_with_a_title_and_a_query_on_every_panel() {
         assert!(!targets.is_empty() && targets.iter().all(|target| target["expr"].is_string()), "{panel}");
     }
 }
+
+/// Seconds in `text` after `name`.
+fn seconds_after(text: &str, name: &str) -> u64 {
+    let rest = text.split(name).nth(1).unwrap_or_else(|| panic!("{name} is not said"));
+    rest.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap()
+}
+
+#[test]
+fn service_managers_wait_for_as_long_as_a_clean_stop_may_take() {
+    let needed = sluse_engine::engine::STOPS_WITHIN.as_secs();
+    assert!(seconds_after(&deployed("sluse.service"), "TimeoutStopSec=") > needed);
+    assert!(seconds_after(&deployed("../docker-compose.yml"), "stop_grace_period: ") > needed);
+}
+
+#[test]
+fn the_readme_names_every_setting() {
+    let readme = deployed("../README.md");
+    let table = readme.split("## Configuration").nth(1).unwrap().split("### ").next().unwrap();
+    // Of `a.b`, `.c` and `d.*` in one cell, the section stays the same.
+    let mut named = BTreeSet::new();
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let cell = row.split('|').nth(2).unwrap_or_default();
+        let mut section = "";
+        for key in cell.split('`').skip(1).step_by(2) {
+            match key.rsplit_once('.') {
+                Some(("", key)) => named.insert(format!("{section}.{key}")),
+                Some((of, _)) => {
+                    section = of;
+                    named.insert(key.to_owned())
+                }
+                None => named.insert(key.to_owned()),
+            };
+        }
+    }
+    let mut section = String::new();
+    let mut missing = Vec::new();
+    for line in sluse_engine::config::DEFAULTS_TOML.lines() {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = format!("{name}.");
+        }
+        let Some((key, _)) = line.strip_prefix("# ").and_then(|rest| rest.split_once(" = ")) else { continue };
+        if !key.chars().all(|c| c.is_ascii_lowercase() || c == '_') {
+            continue;
+        }
+        let (full, whole) = (format!("{section}{key}"), format!("{section}*"));
+        if !named.contains(&full) && !named.contains(&whole) {
+            missing.push(full);
+        }
+    }
+    assert!(missing.is_empty(), "README's table does not name {missing:?}");
+}

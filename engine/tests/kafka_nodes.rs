@@ -58,8 +58,14 @@ impl Node {
 
     fn start(&mut self, brokers: &str, database_url: &str) {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_sluse"))
-            .arg("serve")
+        let mut command = self.command(brokers, database_url);
+        let child = command.arg("serve").stdout(log.try_clone().unwrap()).stderr(log).stdin(Stdio::null()).spawn();
+        self.child = Some(child.unwrap());
+    }
+
+    fn command(&self, brokers: &str, database_url: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_sluse"));
+        command
             .current_dir(&self.dir)
             .env_remove("REDIS_URL")
             .env_remove("CHIRPSTACK_MQTT_URL")
@@ -74,12 +80,8 @@ impl Node {
             .env("SLUSE__DATABASE__NUM_CONNECTIONS_MAX", "8")
             .env("SLUSE_ALLOW_PRIVATE_TARGETS", "127.0.0.0/8")
             .env("SLUSE_ADMIN_EMAIL", EMAIL)
-            .env("SLUSE_ADMIN_PASSWORD", PASSWORD)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn();
-        self.child = Some(child.unwrap());
+            .env("SLUSE_ADMIN_PASSWORD", PASSWORD);
+        command
     }
 
     fn log(&self) -> String {
@@ -395,4 +397,84 @@ async fn two_nodes_lose_nothing_and_keep_the_order_through_a_kill_a_rolling_rest
         .await;
     stage.a.stop().await;
     stage.b.stop().await;
+}
+
+/// Says what it said, and whether it went well.
+async fn run(mut command: Command) -> (bool, String) {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.success(), said)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restore_beside_the_same_kafka_goes_on_from_the_backup_and_one_beside_another_log_is_refused() {
+    let mut stage = Stage::set().await;
+    let send = async |stage: &Stage| {
+        let sending = stage.begin_sending();
+        sending.until_accepted(40).await;
+        let sent = sending.end().await;
+        stage.until_arrived(&sent).await;
+        sent
+    };
+    let before = send(&stage).await;
+    stage.b.stop().await;
+    stage.a.stop().await;
+    let saved = stage.a.dir.join("saved");
+    let mut backup = stage.a.command(&stage.brokers, &stage.database_url);
+    backup.arg("backup").arg(&saved);
+    let (is_done, said) = run(backup).await;
+    assert!(is_done, "{said}");
+    stage.a.start(&stage.brokers, &stage.database_url);
+    stage.b.start(&stage.brokers, &stage.database_url);
+    stage.until_ready("a").await;
+    stage.until_ready("b").await;
+    let after = send(&stage).await;
+    stage.a.kill();
+    stage.b.kill();
+
+    // The database is gone, Kafka is there.
+    let (client, connection) = tokio_postgres::connect(&stage.database_url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.batch_execute("CREATE DATABASE restored").await.unwrap();
+    stage.database_url = stage.database_url.replace("/sluse?", "/restored?");
+    let data = stage.a.dir.join("data");
+    std::fs::remove_dir_all(&data).unwrap();
+    let restore = |prefix: &str, saved: &Path| {
+        let mut restore = stage.a.command(&stage.brokers, &stage.database_url);
+        restore.env("SLUSE__KAFKA__PREFIX", prefix).arg("restore").arg(saved);
+        run(restore)
+    };
+    // A backup that counts in another log, beside topics that hold something: all of that would be delivered.
+    let foreign = stage.a.dir.join("foreign");
+    std::fs::create_dir(&foreign).unwrap();
+    for entry in std::fs::read_dir(&saved).unwrap().flatten() {
+        std::fs::copy(entry.path(), foreign.join(entry.file_name())).unwrap();
+    }
+    let manifest = std::fs::read_to_string(saved.join("backup.json")).unwrap();
+    assert!(manifest.contains("kafka:"), "{manifest}");
+    std::fs::write(foreign.join("backup.json"), manifest.replace("kafka:", "embedded:")).unwrap();
+    let (is_done, said) = restore("", &foreign).await;
+    assert!(!is_done && said.contains("sluse.deliveries.v1") && said.contains("would be delivered"), "{said}");
+    let (is_done, said) = restore("", &saved).await;
+    assert!(is_done && said.contains("delivered again"), "{said}");
+
+    stage.a.start(&stage.brokers, &stage.database_url);
+    stage.until_ready("a").await;
+    let num_arrivals = |sent: &[(usize, usize)]| -> Vec<usize> {
+        let arrivals = stage.arrivals();
+        let of =
+            |(target, device): (usize, usize)| arrivals.get(&(target, device)).map(Vec::as_slice).unwrap_or_default();
+        let places = (0..NUM_TARGETS).flat_map(|target| (0..NUM_DEVICES).map(move |device| (target, device)));
+        places
+            .flat_map(|(target, device)| (sent[device].0..sent[device].1).map(move |n| ((target, device), n)))
+            .map(|(place, n)| of(place).iter().filter(|got| **got == n).count())
+            .collect()
+    };
+    // Nothing is left out, what was delivered since the backup comes again, and what was delivered before it does not.
+    until("what came after the backup is delivered again", async || num_arrivals(&after).iter().all(|n| *n >= 2)).await;
+    let sent = send(&stage).await;
+    assert!(num_arrivals(&sent).iter().all(|n| *n >= 1));
+    let again: Vec<usize> = num_arrivals(&before).into_iter().filter(|n| *n > 1).collect();
+    assert!(again.is_empty(), "{} deliveries of before the backup came again", again.len());
+    stage.a.stop().await;
 }

@@ -1,7 +1,9 @@
 //! Reading bodies within a limit: what says that it is too large is refused before anything is read, what turns out to be too
-//! large is dropped at the limit, and gzip is unpacked up to the same limit.
+//! large is dropped at the limit, and gzip is unpacked up to the same limit. What is not there within [`READ_WITHIN`] is given up:
+//! a body that trickles in holds a connection no longer than that.
 
 use std::io::Read;
+use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
@@ -9,6 +11,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
 use crate::error::ApiError;
+
+/// A body has to be there by then, counted from when somebody wants it: 2 MiB at 70 kB/s.
+pub const READ_WITHIN: Duration = Duration::from_secs(30);
 
 /// How a body is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,10 +48,12 @@ pub fn check_length(headers: &HeaderMap, num_bytes_max: usize) -> Result<(), Api
 /// Reads and unpacks a body.
 ///
 /// # Errors
-/// As [`check_head`], and 413 when the limit is met while reading or unpacking, 400 when the body breaks off or is not gzip.
+/// As [`check_head`], and 413 when the limit is met while reading or unpacking, 400 when the body breaks off or is not gzip, 408
+/// when it takes longer than [`READ_WITHIN`].
 pub async fn read(headers: &HeaderMap, payload: &mut Payload, num_bytes_max: usize) -> Result<Bytes, ApiError> {
     check_head(headers, num_bytes_max)?;
-    let packed = read_raw(payload, num_bytes_max).await?;
+    let packed = tokio::time::timeout(READ_WITHIN, read_raw(payload, num_bytes_max)).await;
+    let packed = packed.map_err(|_| ApiError::too_slow())??;
     match encoding(headers)? {
         Encoding::Identity => Ok(packed),
         Encoding::Gzip => unpack(&packed, num_bytes_max),
@@ -149,6 +156,24 @@ mod tests {
         assert_eq!(status("10"), Ok(()));
         assert_eq!(status("11"), Err(413));
         assert_eq!(status("99999999999999999999"), Err(400));
+    }
+
+    /// A body of these chunks, one each `pause`; it does not end.
+    fn trickle(num_chunks: usize, pause: Duration) -> Payload {
+        let chunks = futures_util::stream::iter(0..num_chunks).then(move |_| async move {
+            tokio::time::sleep(pause).await;
+            Ok(Bytes::from_static(b" "))
+        });
+        Payload::Stream { payload: Box::pin(chunks.chain(futures_util::stream::pending())) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_in_is_given_up() {
+        let started_at = tokio::time::Instant::now();
+        let mut payload = trickle(1_000, Duration::from_secs(1));
+        let read = tokio::time::timeout(READ_WITHIN * 10, read(&HeaderMap::new(), &mut payload, 10_000)).await;
+        assert_eq!(read.expect("it ends").map_err(|e| e.status().as_u16()), Err(408));
+        assert_eq!(started_at.elapsed(), READ_WITHIN);
     }
 
     #[test]

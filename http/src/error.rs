@@ -165,6 +165,11 @@ impl ApiError {
         Self { is_from_parser: true, ..Self::bare(StatusCode::PAYLOAD_TOO_LARGE) }
     }
 
+    /// 408: a body that was not there in time.
+    pub fn too_slow() -> Self {
+        Self { is_from_parser: true, ..Self::bare(StatusCode::REQUEST_TIMEOUT) }
+    }
+
     /// 415: what would have been right.
     pub fn unsupported(expected: &str) -> Self {
         Self { is_from_parser: true, ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, expected) }

@@ -28,6 +28,7 @@ pub mod security;
 pub mod server;
 pub mod throttle;
 pub mod tls;
+mod unread;
 pub mod validate;
 
 pub use config::HttpConfig;

@@ -73,7 +73,8 @@ impl Query {
     }
 
     fn no_number(&self, name: &str) -> ApiError {
-        FieldError::new(name, Some(json!(null)))
+        let value = if self.num(name) > 1 { self.as_target()[name].take() } else { json!(null) };
+        FieldError::new(name, Some(value))
             .failing("isNumber", format!("{name} must be a number conforming to the specified constraints"))
             .about(self.as_target())
             .into_api_error()
@@ -196,8 +197,14 @@ impl Query {
     }
 
     fn as_target(&self) -> serde_json::Value {
+        let number_of = |text: &str| text.trim().parse::<i64>().map_or(json!(null), |number| json!(number));
         let number = |name: &str, default: i64| {
-            self.raw(name).map_or(json!(default), |t| t.trim().parse::<i64>().map_or(json!(null), |n| json!(n)))
+            let sent: Vec<_> = self.0.iter().filter(|(n, _)| n == name).map(|(_, text)| number_of(text)).collect();
+            match sent.len() {
+                0 => json!(default),
+                1 => sent.into_iter().collect::<serde_json::Value>()[0].take(),
+                _ => sent.into_iter().collect(),
+            }
         };
         let mut target: serde_json::Map<_, _> = self.0.iter().map(|(n, v)| (n.clone(), json!(v))).collect();
         target.insert("limit".into(), number("limit", LIMIT_DEFAULT));

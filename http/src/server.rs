@@ -18,12 +18,12 @@ use crate::config::HttpConfig;
 use crate::context::{AppState, Ports};
 use crate::error::{ApiError, ApiResult};
 use crate::tls::{Certificates, TlsError};
-use crate::{admin, audit, authn, docs_page, health, ingest, metrics, request_id};
+use crate::{admin, audit, authn, docs_page, health, ingest, metrics, request_id, unread};
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 2048;
 const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// Headers have to be there by then.
+/// Headers have to be there by then; bodies within [`crate::body::READ_WITHIN`].
 const HEADERS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the server does not start.
@@ -161,6 +161,7 @@ fn start_main(
         App::new()
             .app_data(data.clone())
             .wrap(NormalizePath::trim())
+            .wrap(from_fn(unread::close_after_refusal))
             .configure(|cfg| routes(has_metrics)(&mut ServiceConfig::new(cfg)))
             .service(
                 web::scope("/api/v1")

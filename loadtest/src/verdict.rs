@@ -92,6 +92,12 @@ impl TargetEnd {
                 c.dead, f.num_refused
             ));
         }
+        if self.num_bad_headers > 0 {
+            failures.push(format!(
+                "{name}: {} requests lacked Idempotency-Key, Content-Type or Authorization, or had a wrong one",
+                self.num_bad_headers
+            ));
+        }
         if !self.is_dead && c.pending > 0 {
             failures.push(format!("{name}: {} deliveries are still pending", c.pending));
         }
@@ -105,12 +111,6 @@ impl TargetEnd {
             warnings.push(format!(
                 "{}: {} deliveries arrived again, as they may here",
                 self.name, self.figures.num_repeated
-            ));
-        }
-        if self.num_bad_headers > 0 {
-            warnings.push(format!(
-                "{}: {} requests lacked Idempotency-Key, Content-Type or Authorization",
-                self.name, self.num_bad_headers
             ));
         }
         warnings
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn every_broken_promise_is_named() {
         type Breaks = fn(&mut TargetEnd);
-        let broken: [(&str, Breaks); 10] = [
+        let broken: [(&str, Breaks); 11] = [
             ("missing", |t| t.figures.num_open = 1),
             ("out of order", |t| t.figures.num_out_of_order = 1),
             ("nobody sent", |t| t.figures.num_unexpected = 1),
@@ -157,6 +157,7 @@ mod tests {
             ("conservation", |t| t.status.as_mut().unwrap().counters.accepted = 11),
             ("the receiver took", |t| t.figures.num_first = 7),
             ("the receiver refused", |t| t.figures.num_refused = 1),
+            ("Idempotency-Key", |t| t.num_bad_headers = 1),
             ("does not tell", |t| t.status = None),
         ];
         for (word, breaks) in broken {

@@ -23,7 +23,7 @@
 //! * **I3** every queue has a bound and a stated policy when full; waiting is a metric; `do_send` is banned.
 //! * **I4** a delivery ends delivered, dead-lettered, expired or discarded, each counted; never as a log line.
 //! * **I5** no administrative row changes without a checked permission and a change event, in one transaction.
-//! * **I6** a slow or dead target delays only its own deliveries; a slow or hostile decoder only its own devices.
+//! * **I6** a slow or dead target delays only its own deliveries; a slow or hostile decoder only its own devices, but for a bounded burst.
 //! * **I7** nothing a device, a receiver or a decoder sends can end the process.
 //! * **I8** whoever lost a partition can write nothing for it: steps are fenced by the log, rows by the epoch.
 

@@ -2,7 +2,8 @@
 //!
 //! Order: arrivals of one device that are handed over in order are logged in that order. Known senders go straight to the log;
 //! unknown ones take turns at PostgreSQL, and a sender becomes known only after its arrivals are in the log's queue, so nothing
-//! of it can overtake them. Received-at never goes back within a partition.
+//! of it can overtake them. Received-at never goes back within a partition, as far as this node is concerned: another one stamps by its
+//! own clock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use sluse_schema::id::DeviceKey;
 use sluse_schema::partition::{PartitionId, partition_of_device};
 use sluse_schema::port::{Accepted, Arrival, DeviceDirectory, Intake, Log, LogError, ReadLimit, RefusedArrival};
 use sluse_schema::record::{NewRecord, Offset, Topic};
-use sluse_schema::uplink::{SourceKind, UplinkMeta};
+use sluse_schema::uplink::{EventType, SourceKind, UplinkMeta};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
@@ -32,6 +33,7 @@ use crate::clock::now_ms;
 
 /// Senders asked for by one query.
 const NUM_LOOKUP_MAX: usize = 1_000;
+const LOOKUP_AWAY: &str = "PostgreSQL is not available to look the sender up";
 
 /// Settings of the gate.
 #[derive(Clone, Copy, Debug)]
@@ -170,6 +172,23 @@ impl Gate {
         }
     }
 
+    /// Asks PostgreSQL who one is, taking turns like [`Gate::look_up`]: what was handed over before is in the log's queue by then.
+    async fn look_up_one(&self, sender: &DeviceKey) -> Result<Known, RefusedArrival> {
+        let _turn = self.lookup_turn.lock().await;
+        if let Some(known) = self.directory.get(sender, Instant::now()) {
+            return Ok(known);
+        }
+        let num_changes = self.directory.num_changes();
+        counter!(LOOKUPS).increment(1);
+        let found = self.senders.find_devices(std::slice::from_ref(sender)).await.map_err(|error| {
+            warn!(%error, "cannot look a sender up");
+            self.later(LOOKUP_AWAY)
+        })?;
+        let known = found.into_iter().next().flatten().map_or(Known::Stranger, Known::Device);
+        self.directory.learn(sender.clone(), known, num_changes, Instant::now());
+        Ok(known)
+    }
+
     /// Asks PostgreSQL who these are, taking turns; returns with their arrivals in the log's queue.
     async fn look_up<'a>(
         &'a self,
@@ -207,8 +226,10 @@ impl Gate {
         for (place, arrival) in arrivals {
             match found.get(&arrival.sender) {
                 Some(Known::Device(device)) => known.push((place, arrival, *device)),
-                Some(Known::Stranger) => answers[place] = Some(Err(self.refuse_stranger(&arrival))),
-                None => answers[place] = Some(Err(self.later("PostgreSQL is not available to look the sender up"))),
+                Some(Known::Stranger) => {
+                    answers[place] = Some(Err(self.refuse_stranger(arrival.source, &arrival.sender)));
+                }
+                None => answers[place] = Some(Err(self.later(LOOKUP_AWAY))),
             }
         }
         let appending = self.enqueue(known).await;
@@ -245,8 +266,8 @@ impl Gate {
         Some(refused)
     }
 
-    fn refuse_stranger(&self, arrival: &Arrival) -> RefusedArrival {
-        self.strangers.heard(arrival.source, &arrival.sender, now_ms());
+    fn refuse_stranger(&self, source: SourceKind, sender: &DeviceKey) -> RefusedArrival {
+        self.strangers.heard(source, sender, now_ms());
         RefusedArrival::UnknownSender
     }
 
@@ -285,6 +306,20 @@ async fn newest_in(log: &dyn Log, partition: PartitionId) -> Result<i64, LogErro
 
 #[async_trait]
 impl Intake for Gate {
+    async fn recognise(&self, source: SourceKind, sender: &DeviceKey) -> Result<(), RefusedArrival> {
+        let known = match self.directory.get(sender, Instant::now()) {
+            Some(known) => Ok(known),
+            None => self.look_up_one(sender).await,
+        };
+        let refused = match known {
+            Ok(Known::Device(_)) => return Ok(()),
+            Ok(Known::Stranger) => self.refuse_stranger(source, sender),
+            Err(later) => later,
+        };
+        self.count(&[Err(refused.clone())], &[(source.as_str(), EventType::Up.as_str())]);
+        Err(refused)
+    }
+
     async fn accept(&self, arrival: Arrival) -> Answer {
         let mut answers = self.accept_all(vec![arrival]).await;
         answers.pop().unwrap_or_else(|| Err(self.later("no answer")))
@@ -303,7 +338,9 @@ impl Intake for Gate {
             let cached =
                 if waiting.contains(&arrival.sender) { None } else { self.directory.get(&arrival.sender, now) };
             match cached {
-                Some(Known::Stranger) => answers[place] = Some(Err(self.refuse_stranger(&arrival))),
+                Some(Known::Stranger) => {
+                    answers[place] = Some(Err(self.refuse_stranger(arrival.source, &arrival.sender)));
+                }
                 _ if let Some(refused) = self.over_limit(&arrival, &mut limited) => {
                     answers[place] = Some(Err(refused));
                 }

@@ -112,6 +112,21 @@ async fn senders_are_looked_up_once_and_strangers_are_not_asked_for_again_and_ag
 }
 
 #[tokio::test]
+async fn a_sender_is_recognised_before_its_body_is_there_with_one_question_for_both() {
+    let rig = rig().await;
+    let key = |device| DeviceKey::DevEui(DevEui(device));
+    for _ in 0..3 {
+        assert_eq!(rig.gate.recognise(SourceKind::Http, &key(1)).await, Ok(()));
+        assert_eq!(rig.gate.recognise(SourceKind::Http, &key(99)).await, Err(RefusedArrival::UnknownSender));
+    }
+    rig.gate.accept(arrival(1, 0)).await.unwrap();
+    assert_eq!(rig.store.num_lookups(), 2, "one for each sender");
+    rig.store.set_unavailable(true);
+    assert_eq!(rig.gate.recognise(SourceKind::Http, &key(1)).await, Ok(()));
+    assert!(matches!(rig.gate.recognise(SourceKind::Http, &key(2)).await, Err(RefusedArrival::Later { .. })));
+}
+
+#[tokio::test]
 async fn received_at_goes_on_from_what_the_log_holds_and_never_back() {
     let rig = rig().await;
     rig.gate.accept(arrival(1, 0)).await.unwrap();

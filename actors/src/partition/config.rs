@@ -40,7 +40,12 @@ pub struct DeviceStageConfig {
 impl Default for DeviceStageConfig {
     fn default() -> Self {
         Self {
-            limits: WindowLimits { num_open_max: 4_096, num_bytes_max: 16 << 20, num_step_max: 1_000 },
+            limits: WindowLimits {
+                num_open_max: 4_096,
+                num_bytes_max: 16 << 20,
+                num_step_max: 1_000,
+                num_step_bytes_max: 8 << 20,
+            },
             step_interval: Duration::from_millis(25),
             flush_interval: Duration::from_secs(1),
             flush_interval_max: Duration::from_secs(10),

@@ -152,7 +152,7 @@ impl PartitionConsumer {
             counter!(PAUSES, "partition" => self.partition_label.clone()).increment(1);
             return;
         };
-        if num_records < self.config.limits.num_open_max / ROOM_SHARE {
+        if num_records < self.window.num_open_max() / ROOM_SHARE {
             return;
         }
         self.is_fetching = true;

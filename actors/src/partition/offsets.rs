@@ -1,7 +1,9 @@
 //! The window of one partition: which uplinks are open, and what the next step is. Pure: no clock, no actix.
 //!
-//! Limits: at most `num_open_max` uplinks and `num_bytes_max` bytes of payload are open at once; beyond that the partition is not
-//! read. Invariant I1: a step never passes an open uplink, and carries the outputs of everything it passes, in log order (I2).
+//! Limits: at most `num_open_max` uplinks are open at once, and at most about `num_bytes_max` bytes of their payloads and of what came
+//! of them; beyond that the partition is not read (I3). What an open uplink will come to is not known: it is reckoned with the mean
+//! of the last ones, so that a partition whose results grow at one stroke passes the limit once, by what was open then. A step holds at
+//! most `num_step_max` uplinks and `num_step_bytes_max` bytes of outputs, but at least one uplink. Invariant I1: a step never passes an open uplink, and carries the outputs of everything it passes, in log order (I2).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,16 +18,29 @@ use crate::device::{Outcome, Uplink};
 #[derive(Clone, Copy, Debug)]
 pub struct WindowLimits {
     pub num_open_max: usize,
+    /// Payloads and outputs.
     pub num_bytes_max: usize,
     /// Uplinks in one step, at most.
     pub num_step_max: usize,
+    /// Bytes of outputs in one step, at most, where it is more than one uplink.
+    pub num_step_bytes_max: usize,
 }
+
+/// Over how many uplinks the mean of what comes of one is taken.
+const MEAN_OVER: i64 = 64;
 
 /// One uplink between its reading and its step.
 #[derive(Debug)]
 struct Entry {
     uplink: Arc<Uplink>,
-    done: Option<(Outcome, Vec<(PartitionId, NewRecord)>)>,
+    done: Option<Done>,
+}
+
+#[derive(Debug)]
+struct Done {
+    outcome: Outcome,
+    outputs: Vec<(PartitionId, NewRecord)>,
+    num_bytes: usize,
 }
 
 /// What is open in a partition.
@@ -36,7 +51,12 @@ pub struct Window {
     from: Offset,
     /// Where reading goes on; past the last entry where the log has gaps.
     next: Offset,
+    /// Of payloads.
     num_bytes: usize,
+    /// Of the outputs of what is done.
+    num_output_bytes: usize,
+    /// What an uplink comes to, on the mean, times [`MEAN_OVER`].
+    outputs_mean_scaled: i64,
     num_done_ahead: usize,
     limits: WindowLimits,
 }
@@ -54,7 +74,16 @@ impl Window {
     /// A window that begins at `from`, the committed position.
     pub fn new(from: Offset, limits: WindowLimits) -> Self {
         assert!(limits.num_open_max > 0 && limits.num_step_max > 0, "a window without room never makes progress");
-        Self { entries: VecDeque::new(), from, next: from, num_bytes: 0, num_done_ahead: 0, limits }
+        Self {
+            entries: VecDeque::new(),
+            from,
+            next: from,
+            num_bytes: 0,
+            num_output_bytes: 0,
+            outputs_mean_scaled: 0,
+            num_done_ahead: 0,
+            limits,
+        }
     }
 
     /// Where reading goes on.
@@ -80,8 +109,28 @@ impl Window {
     /// How many records and bytes may be read now; `None`: the partition is paused.
     pub fn room(&self) -> Option<(usize, usize)> {
         let num_records = self.limits.num_open_max.saturating_sub(self.entries.len());
-        let num_bytes = self.limits.num_bytes_max.saturating_sub(self.num_bytes);
+        let expected_bytes = self.expected_bytes();
+        let num_open = self.entries.len() - self.num_done_ahead;
+        let num_bytes_used = self.num_bytes + self.num_output_bytes + num_open.saturating_mul(expected_bytes);
+        let num_bytes = self.limits.num_bytes_max.saturating_sub(num_bytes_used);
+        let num_records =
+            if expected_bytes == 0 { num_records } else { num_records.min(num_bytes.div_ceil(expected_bytes)) };
         (num_records > 0 && num_bytes > 0).then_some((num_records, num_bytes))
+    }
+
+    /// What one more uplink will come to.
+    fn expected_bytes(&self) -> usize {
+        usize::try_from(self.outputs_mean_scaled / MEAN_OVER).unwrap_or(0)
+    }
+
+    /// How many uplinks there is room for while nothing is open, as results are now.
+    pub fn num_open_max(&self) -> usize {
+        self.limits.num_open_max.min(self.limits.num_bytes_max.div_ceil(self.expected_bytes().max(1)))
+    }
+
+    /// Whether what is done makes a full step, if nothing before it is open.
+    pub fn is_step_full(&self) -> bool {
+        self.num_done_ahead >= self.limits.num_step_max || self.num_output_bytes >= self.limits.num_step_bytes_max
     }
 
     /// Opens an uplink. Offsets come in log order; gaps are allowed.
@@ -104,8 +153,12 @@ impl Window {
         if entry.done.is_some() {
             return Finished::Unknown;
         }
-        entry.done = Some((outcome, outputs));
+        let num_bytes = outputs.iter().map(|(_, record)| record.num_bytes()).sum();
+        entry.done = Some(Done { outcome, outputs, num_bytes });
         self.num_done_ahead += 1;
+        self.num_output_bytes += num_bytes;
+        self.outputs_mean_scaled +=
+            i64::try_from(num_bytes).unwrap_or(i64::MAX / 2) - self.outputs_mean_scaled / MEAN_OVER;
         Finished::Counted
     }
 
@@ -123,14 +176,21 @@ impl Window {
     pub fn take_step(&mut self, partition: PartitionId) -> Option<(Step, Vec<Outcome>)> {
         let mut outputs = Vec::new();
         let mut outcomes = Vec::new();
-        let mut next = self.from;
-        while outcomes.len() < self.limits.num_step_max && self.entries.front().is_some_and(|e| e.done.is_some()) {
-            let Some(Entry { uplink, done: Some((outcome, of_one)) }) = self.entries.pop_front() else { break };
+        let (mut next, mut num_step_bytes) = (self.from, 0);
+        while let Some(done) = self.entries.front().and_then(|e| e.done.as_ref()) {
+            let is_full = outcomes.len() >= self.limits.num_step_max
+                || (!outcomes.is_empty() && num_step_bytes + done.num_bytes > self.limits.num_step_bytes_max);
+            if is_full {
+                break;
+            }
+            let Some(Entry { uplink, done: Some(done) }) = self.entries.pop_front() else { break };
             self.num_bytes -= uplink.value.len();
+            self.num_output_bytes -= done.num_bytes;
+            num_step_bytes += done.num_bytes;
             self.num_done_ahead -= 1;
             next = uplink.offset.next();
-            outcomes.push(outcome);
-            outputs.extend(of_one);
+            outcomes.push(done.outcome);
+            outputs.extend(done.outputs);
         }
         if self.entries.is_empty() {
             next = self.next;
@@ -159,7 +219,8 @@ mod tests {
     use sluse_schema::record::Headers;
     use sluse_schema::uplink::{EventType, SourceKind, UplinkMeta};
 
-    const LIMITS: WindowLimits = WindowLimits { num_open_max: 100, num_bytes_max: 1_000, num_step_max: 7 };
+    const LIMITS: WindowLimits =
+        WindowLimits { num_open_max: 100, num_bytes_max: 1_000, num_step_max: 7, num_step_bytes_max: 1_000 };
 
     fn uplink(offset: u64) -> Arc<Uplink> {
         Arc::new(Uplink {
@@ -207,6 +268,76 @@ mod tests {
         window.finish(Offset(0), Outcome::Unconnected, Vec::new());
         window.take_step(PartitionId(0)).unwrap();
         assert_eq!(window.room(), Some((99, 10)));
+    }
+
+    /// An output of so many bytes.
+    fn large(num_bytes: usize) -> Vec<(PartitionId, NewRecord)> {
+        let record = NewRecord {
+            key: 1,
+            timestamp_ms: 0,
+            headers: Headers::default(),
+            value: Bytes::from(vec![b'x'; num_bytes]),
+        };
+        vec![(PartitionId(0), record)]
+    }
+
+    #[test]
+    fn i3_what_came_of_uplinks_counts_against_the_window_until_its_step() {
+        let limits = WindowLimits { num_bytes_max: 100_000, num_step_bytes_max: 50_000, ..LIMITS };
+        let mut window = Window::new(Offset(0), limits);
+        for offset in 0..12 {
+            window.open(uplink(offset));
+        }
+        // The log stalls: no step is taken, and the oldest is still open.
+        for offset in 1..10 {
+            assert!(window.room().is_some(), "{offset}");
+            window.finish(Offset(offset), Outcome::Routed, large(11_500));
+        }
+        assert!(window.is_step_full());
+        assert_eq!(window.room(), None);
+        // Steps hold no more than four such outputs, and in the end there is room again.
+        window.finish(Offset(0), Outcome::Routed, large(90_000));
+        let nums: Vec<usize> = std::iter::from_fn(|| Some(window.take_step(PartitionId(0))?.1.len())).collect();
+        assert_eq!(nums, [1, 4, 4, 1], "the large one goes alone");
+        assert!(window.room().is_some());
+    }
+
+    #[test]
+    fn i3_as_many_uplinks_are_open_as_there_is_room_for_what_will_come_of_them() {
+        let limits = WindowLimits { num_open_max: 4_096, num_bytes_max: 16 << 20, ..LIMITS };
+        let mut window = Window::new(Offset(0), limits);
+        let (mut next, mut num_bytes_max) = (0, 0);
+        for round in 0..50 {
+            let opened_at = next;
+            assert!(
+                window.room().unwrap().0 >= window.num_open_max(),
+                "an empty window is never too full to be read into"
+            );
+            // As the consumer reads: at most 512 records in one go.
+            while let Some((num_records, _)) = window.room() {
+                for _ in 0..num_records.min(512) {
+                    window.open(uplink(next));
+                    next += 1;
+                }
+            }
+            for offset in opened_at..next {
+                window.finish(Offset(offset), Outcome::Routed, large(256 << 10));
+            }
+            if round > 0 {
+                num_bytes_max = num_bytes_max.max((next - opened_at) * (256 << 10));
+            }
+            while window.take_step(PartitionId(0)).is_some() {}
+        }
+        assert!(num_bytes_max < 20 << 20, "{num_bytes_max} bytes");
+        assert!(num_bytes_max > 12 << 20, "{num_bytes_max} bytes");
+        // Small results again: the whole window is used again.
+        for _ in 0..1_000 {
+            window.open(uplink(next));
+            window.finish(Offset(next), Outcome::Unconnected, Vec::new());
+            next += 1;
+            window.take_step(PartitionId(0)).unwrap();
+        }
+        assert_eq!(window.room().unwrap().0, 4_096);
     }
 
     #[test]

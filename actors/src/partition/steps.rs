@@ -55,7 +55,7 @@ impl PartitionConsumer {
         if self.is_committing {
             return;
         }
-        if self.window.num_done() >= self.config.limits.num_step_max || self.draining.is_some() {
+        if self.window.is_step_full() || self.draining.is_some() {
             self.commit_now(ctx);
         } else if self.window.num_done() > 0 && !self.is_step_timed {
             self.is_step_timed = true;

@@ -10,4 +10,4 @@ pub mod supervisor;
 
 pub use backoff::{Backoff, RestartBudget};
 pub use guard::{Exit, ExitGuard};
-pub use supervisor::{Supervised, supervise};
+pub use supervisor::{Supervised, failing, supervise};

@@ -1,10 +1,12 @@
 //! A supervisor for one actor: it keeps the factory, waits for the actor's end, and makes it anew after a backoff.
 //!
 //! An actor that stops by itself is done. One that panics or gives up comes back; one that does so more often than its budget allows comes
-//! back too, at the longest backoff, and shows in a metric and the log: ending the process would let one bad record end it (I7).
+//! back too, at the longest backoff, and shows in a metric, in the log and in `/readyz` ([`failing`]): ending the process would let one bad record end it (I7).
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, Addr};
@@ -21,6 +23,42 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(50), max: Duratio
 /// Restarts within [`BUDGET_PERIOD`] that are nothing to worry about.
 const BUDGET_RESTARTS: usize = 10;
 const BUDGET_PERIOD: Duration = Duration::from_secs(600);
+
+/// How many actors of each name are over their budget, in this process.
+static FAILING: Mutex<BTreeMap<String, usize>> = Mutex::new(BTreeMap::new());
+
+fn failing_now() -> MutexGuard<'static, BTreeMap<String, usize>> {
+    FAILING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Names of the actors that fail again and again.
+pub fn failing() -> Vec<String> {
+    failing_now().keys().cloned().collect()
+}
+
+/// Counts an actor as failing while it lives.
+struct Failing(&'static str, String);
+
+impl Failing {
+    fn new(kind: &'static str, name: &str) -> Self {
+        gauge!(ACTORS_OVER_BUDGET, "actor" => kind).increment(1.0);
+        *failing_now().entry(name.to_owned()).or_default() += 1;
+        Self(kind, name.to_owned())
+    }
+}
+
+impl Drop for Failing {
+    fn drop(&mut self) {
+        gauge!(ACTORS_OVER_BUDGET, "actor" => self.0).decrement(1.0);
+        let mut failing = failing_now();
+        if let Some(num) = failing.get_mut(&self.1) {
+            *num -= 1;
+            if *num == 0 {
+                failing.remove(&self.1);
+            }
+        }
+    }
+}
 
 /// A supervised actor: its address changes with every restart.
 pub struct Supervised<A: Actor> {
@@ -86,7 +124,7 @@ pub fn supervise<A: Actor>(
         let born_at = Instant::now();
         let mut budget = RestartBudget::new(BUDGET_RESTARTS, BUDGET_PERIOD);
         let mut num_failures = 0;
-        let mut is_over_budget = false;
+        let mut over_budget: Option<Failing> = None;
         loop {
             let started_at = Instant::now();
             let exit = ended.await.unwrap_or(Exit::Stopped);
@@ -98,14 +136,13 @@ pub fn supervise<A: Actor>(
                 counter!(ACTOR_PANICS, "actor" => kind).increment(1);
             }
             num_failures = if started_at.elapsed() > BUDGET_PERIOD { 1 } else { num_failures + 1 };
-            let was_over_budget = std::mem::replace(&mut is_over_budget, !budget.take(born_at.elapsed()));
-            if is_over_budget && !was_over_budget {
-                gauge!(ACTORS_OVER_BUDGET, "actor" => kind).increment(1.0);
+            if budget.take(born_at.elapsed()) {
+                over_budget = None;
+            } else if over_budget.is_none() {
+                over_budget = Some(Failing::new(kind, &name));
                 error!(actor = kind, name, "an actor fails again and again, restarting at the longest backoff");
-            } else if was_over_budget && !is_over_budget {
-                gauge!(ACTORS_OVER_BUDGET, "actor" => kind).decrement(1.0);
             }
-            let wait = if is_over_budget { BACKOFF.max } else { BACKOFF.random_delay(num_failures) };
+            let wait = if over_budget.is_some() { BACKOFF.max } else { BACKOFF.random_delay(num_failures) };
             warn!(actor = kind, name, wait_ms = wait.as_millis() as u64, ?exit, "an actor failed and is made anew");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
@@ -115,9 +152,6 @@ pub fn supervise<A: Actor>(
             *current.borrow_mut() = Some(addr);
             ended = next_end;
             counter!(ACTOR_RESTARTS, "actor" => kind).increment(1);
-        }
-        if is_over_budget {
-            gauge!(ACTORS_OVER_BUDGET, "actor" => kind).decrement(1.0);
         }
     });
     supervised
@@ -151,8 +185,12 @@ mod tests {
     }
 
     fn fragile() -> Supervised<Fragile> {
+        named("test")
+    }
+
+    fn named(name: &str) -> Supervised<Fragile> {
         let mut generation = 0;
-        supervise("fragile", "test".into(), move |guard| {
+        supervise("fragile", name.to_owned(), move |guard| {
             generation += 1;
             Fragile { generation, _guard: guard }.start()
         })
@@ -174,7 +212,9 @@ mod tests {
     #[actix::test]
     async fn an_actor_that_panics_for_ever_is_still_tried_at_the_longest_backoff() {
         tokio::time::pause();
-        let supervised = fragile();
+        let supervised = named("panics for ever");
+        let is_named = || failing().iter().any(|name| name == "panics for ever");
+        assert!(!is_named());
         for _ in 0..40 {
             if let Some(addr) = supervised.addr() {
                 let _ = Mailbox::of(&addr, "fragile").deliver(Poke { hard: true }).await;
@@ -184,5 +224,10 @@ mod tests {
         let addr = supervised.addr().expect("it is alive again");
         let generation = Mailbox::of(&addr, "fragile").deliver(Poke { hard: false }).await;
         assert_eq!(generation, Ok(41));
+        assert!(is_named(), "{:?}", failing());
+        drop(addr);
+        supervised.release();
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        assert!(!is_named(), "{:?}", failing());
     }
 }

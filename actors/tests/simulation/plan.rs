@@ -196,6 +196,7 @@ impl Plan {
                 num_open_max: one_of(rng, &[8, 32, 4_096]),
                 num_bytes_max: one_of(rng, &[200, 1 << 20]),
                 num_step_max: one_of(rng, &[1, 5, 1_000]),
+                num_step_bytes_max: one_of(rng, &[1, 500, 8 << 20]),
             },
             flush_interval: Duration::from_millis(one_of(rng, &[300, 1_000, 3_000])),
             num_flush_rows_max: one_of(rng, &[1, 1_000]),

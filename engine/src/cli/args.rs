@@ -107,10 +107,19 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sluse: {error:#}");
+            eprintln!("sluse: {}", words_of(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// What went wrong and why, without saying twice what an error says in its own words already.
+fn words_of(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |words, cause| match words.as_str() {
+        "" => cause,
+        said if said.contains(&cause) => words,
+        said => format!("{said}: {cause}"),
+    })
 }
 
 fn load(file: Option<PathBuf>) -> anyhow::Result<Config> {
@@ -127,6 +136,12 @@ mod tests {
     fn the_command_line_is_well_formed() {
         use clap::CommandFactory;
         Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_went_wrong_is_said_once() {
+        let error = anyhow::anyhow!("the file is gone").context("cannot read it").context("no start: cannot read it");
+        assert_eq!(words_of(&error), "no start: cannot read it: the file is gone");
     }
 
     #[test]

@@ -25,12 +25,16 @@ pub(super) struct Manifest {
     pub sluse_version: String,
     pub made_at: String,
     pub num_partitions: u32,
+    /// The log that positions in the database count in; backups of before do not say.
+    #[serde(default)]
+    pub log: Option<String>,
 }
 
 const WHAT_IS_MISSING: &str = "\
 The log is not in the backup. Uplinks that were accepted but not yet delivered when it was made stand in the log only (in
-<data_dir>/log, or in Kafka); after a restore without that log they are not delivered, and rewinding reaches back to the restore
-at the earliest. Stop sluse and copy the data directory as a whole to keep them too.
+<data_dir>/log, or in Kafka). After a restore beside the same Kafka, targets go on from where they stood when the backup was made;
+after one without that log they are not delivered, and rewinding reaches back to the restore at the earliest. To keep the log in
+<data_dir>/log too, stop sluse and copy the data directory as a whole.
 The keys are in the backup: whoever has it can read every secret in it.";
 
 /// Makes a backup; `sluse serve` may run meanwhile.
@@ -44,7 +48,7 @@ pub fn backup(config: &Config, directory: &Path) -> anyhow::Result<()> {
         fs::remove_dir_all(&new)?;
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(&new)?;
-    runtime()?.block_on(dump(config, &new))?;
+    let log = runtime()?.block_on(dump(config, &new))?;
     for (file, configured) in
         [(SECRET_KEY_FILE, config.secret_key.as_ref()), (JWT_SECRET_FILE, config.http.jwt_secret.as_ref())]
     {
@@ -62,6 +66,7 @@ pub fn backup(config: &Config, directory: &Path) -> anyhow::Result<()> {
         sluse_version: env!("CARGO_PKG_VERSION").to_owned(),
         made_at: chrono::Utc::now().to_rfc3339(),
         num_partitions: config.log.num_partitions,
+        log,
     };
     write_private(&new.join(MANIFEST), serde_json::to_string_pretty(&manifest)?.as_bytes())?;
     fs::rename(&new, directory)?;
@@ -69,14 +74,22 @@ pub fn backup(config: &Config, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn dump(config: &Config, directory: &Path) -> anyhow::Result<()> {
+/// Saves the database, and says which log its positions count in.
+async fn dump(config: &Config, directory: &Path) -> anyhow::Result<Option<String>> {
     let database = Database::open(config).await?;
+    let done = dump_from(&database, directory).await;
+    database.close().await;
+    done
+}
+
+async fn dump_from(database: &Database, directory: &Path) -> anyhow::Result<Option<String>> {
+    let pool = super::database::pool(&database.url)?;
+    let log = crate::store::log_in_use::log_in_use(&pool).await?;
     let program = database.binaries()?.program("pg_dump");
     let mut command = client(&program, &database.url)?;
     command.args(["--format=custom", "--no-owner", "--no-privileges"]).arg("--file").arg(directory.join(DUMP));
-    let done = run(command).await;
-    database.close().await;
-    done
+    run(command).await?;
+    Ok(log)
 }
 
 /// A PostgreSQL program that connects to this URL; the password goes through the environment, not the list of processes.

@@ -66,3 +66,12 @@ impl Database {
 pub fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
+
+/// One connection to it.
+///
+/// # Errors
+/// When the URL is not understood.
+pub fn pool(url: &Secret) -> anyhow::Result<deadpool_postgres::Pool> {
+    let url = crate::store::database_url::DatabaseUrl::parse(url)?;
+    Ok(crate::store::pool::open(&url, crate::store::pool::IoThread::start()?, 1, crate::store::pool::Use::General)?)
+}

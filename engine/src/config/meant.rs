@@ -13,6 +13,7 @@ use sluse_schema::secret::Secret;
 use super::duration::parse_duration;
 use super::login::{self, LogInConfig};
 use super::said::{self, Said};
+use crate::redis::RedisConfig;
 use crate::store::cipher::SECRET_KEY_CHARS_MIN;
 
 /// How long a token may be good for.
@@ -89,7 +90,7 @@ pub struct Config {
     pub decoder: DecoderConfig,
     pub target: TargetConfig,
     pub metrics: MetricsConfig,
-    pub redis_url: Option<Secret>,
+    pub redis: Option<RedisConfig>,
     /// `None`: senders may be heard as often as they like.
     pub sender_limit: Option<SenderLimit>,
     /// `None`: no mail is sent.
@@ -165,6 +166,8 @@ pub struct ChirpstackConfig {
     /// Where its API is, and the key for it; `None`: radio devices are rows alone.
     pub api: Option<(String, Secret)>,
     pub ca_certificates: Option<PathBuf>,
+    /// For the broker: certificate and key.
+    pub client_certificate: Option<(PathBuf, PathBuf)>,
     pub receive_maximum: u16,
     /// Days that statistics of devices and gateways go back.
     pub stats_days: u32,
@@ -319,6 +322,17 @@ impl Config {
                     (url, key) => Some((url.to_owned(), Secret::new(key))),
                 },
                 ca_certificates: path(&said.chirpstack.ca_certificates),
+                client_certificate: match (
+                    path(&said.chirpstack.client_certificate_file),
+                    path(&said.chirpstack.client_key_file),
+                ) {
+                    (None, None) => None,
+                    (Some(certificate), Some(key)) => Some((certificate, key)),
+                    _ => {
+                        let expected = "set together with chirpstack.client_certificate_file, or neither";
+                        return Err(ConfigError::invalid("chirpstack.client_key_file", expected));
+                    }
+                },
                 receive_maximum: at_least("chirpstack.receive_maximum", said.chirpstack.receive_maximum, 1)?,
                 stats_days: at_least("chirpstack.stats_days", said.chirpstack.stats_days, 1)?.min(366),
             },
@@ -344,7 +358,8 @@ impl Config {
                     text => Some(address("metrics.listen (SLUSE_METRICS_LISTEN)", text)?),
                 },
             },
-            redis_url: secret(&said.redis.url),
+            redis: secret(&said.redis.url)
+                .map(|url| RedisConfig { url, ca_certificates: path(&said.redis.ca_certificates) }),
             sender_limit: sender_limit(&said.limits)?,
             log_in,
             mail: mail(&said.mail)?,
@@ -536,6 +551,22 @@ mod tests {
         assert_eq!((config.log.num_partitions, config.log.durability), (8, Durability::Fsync));
         assert_eq!(config.log.retention, Duration::from_secs(7 * 24 * 3600));
         assert!(config.database.url.is_none() && config.secret_key.is_none() && config.metrics.listen.is_none());
+    }
+
+    #[test]
+    fn a_client_certificate_has_its_key() {
+        let with = |certificate: &str, key: &str| {
+            let mut said = Said::default();
+            said.chirpstack.client_certificate_file = certificate.into();
+            said.chirpstack.client_key_file = key.into();
+            Config::of_said(said, None).map(|config| config.chirpstack.client_certificate)
+        };
+        assert_eq!(with("", "").unwrap(), None);
+        assert_eq!(with("c.pem", "k.pem").unwrap(), Some(("c.pem".into(), "k.pem".into())));
+        for (certificate, key) in [("c.pem", ""), ("", "k.pem")] {
+            let error = with(certificate, key).unwrap_err().to_string();
+            assert!(error.contains("chirpstack.client_key_file"), "{error}");
+        }
     }
 
     #[test]

@@ -111,6 +111,8 @@ section! {
         api_url: String = String::new(),
         api_key: String = String::new(),
         ca_certificates: String = String::new(),
+        client_certificate_file: String = String::new(),
+        client_key_file: String = String::new(),
         receive_maximum: u16 = 4096,
         stats_days: u32 = 29,
     }
@@ -167,6 +169,7 @@ section! {
     /// `[redis]`
     RedisSaid {
         url: String = String::new(),
+        ca_certificates: String = String::new(),
     }
 }
 section! {

@@ -7,6 +7,11 @@
 //! * **Share of time.** What a message takes beyond [`QuarantineConfig::fair_us`] is excess. When the excess of the last
 //!   [`QuarantineConfig::time_window_ms`] is over [`QuarantineConfig::excess_us_max`], messages are refused until enough of it has
 //!   left the window. A busy but ordinary decoder has no excess, however many messages it gets.
+//!
+//! What others feel of it (I6): a step of a partition is the finished prefix of its log, so a burst of one decoder holds up the devices
+//! behind it for as long as the burst takes, and that is bounded by the second rule: with t per message, by
+//! `excess_us_max / (t - fair_us)` messages within the window. A smaller allowance would turn bursts of honest slow decoders (250
+//! messages of 8 ms on the hour) into dead letters, which is worse than a delay of 2 s.
 
 use std::collections::VecDeque;
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 use sluse_schema::record::Topic;
 use sluse_schema::secret::Secret;
 
@@ -100,9 +101,27 @@ impl KafkaLogConfig {
         format!("{}sluse", self.prefix)
     }
 
+    /// What positions in this log are stored under.
+    pub fn store(&self, cluster_id: &str) -> String {
+        format!("kafka:{cluster_id}:{}", self.group())
+    }
+
     /// What is set from outside and may not be.
     pub fn forbidden_property(&self) -> Option<&str> {
         self.properties.keys().map(String::as_str).find(|name| !PASSED_THROUGH.iter().any(|ok| name.starts_with(ok)))
+    }
+
+    /// Whether everything that is set from outside may be, and is understood by librdkafka.
+    ///
+    /// # Errors
+    /// [`OpenKafkaError`] says which is not.
+    pub fn check_properties(&self) -> Result<(), OpenKafkaError> {
+        match self.forbidden_property() {
+            Some(name) => Err(OpenKafkaError::Property(name.to_owned())),
+            None => {
+                self.client("check").create_native_config().map(drop).map_err(|error| OpenKafkaError::of_config(&error))
+            }
+        }
     }
 
     /// What all clients have in common. `role` is for the broker's logs.
@@ -238,6 +257,16 @@ pub enum OpenKafkaError {
     Thread(#[from] std::io::Error),
 }
 
+impl OpenKafkaError {
+    /// Without the value, which may be secret: rdkafka shows it even of a property that there is not.
+    pub(super) fn of_config(error: &KafkaError) -> Self {
+        match error {
+            KafkaError::ClientConfig(_, reason, _, _) => Self::Config(reason.clone()),
+            other => Self::Config(other.to_string()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +287,15 @@ mod tests {
         }
         config.properties.insert("sasl.password".into(), Secret::new("hunter2"));
         assert!(!format!("{config:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_misspelt_property_is_told_without_its_value() {
+        let mut config = KafkaLogConfig::new("k:9092", "a", 8);
+        assert!(config.check_properties().is_ok());
+        config.properties.insert("sasl.passwrd".into(), Secret::new("hunter2"));
+        let error = config.check_properties().unwrap_err().to_string();
+        assert!(error.contains("sasl.passwrd") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -74,16 +74,14 @@ impl KafkaLog {
     /// # Errors
     /// [`OpenKafkaError`] says what to do.
     pub async fn open(config: KafkaLogConfig) -> Result<Arc<Self>, OpenKafkaError> {
-        if let Some(name) = config.forbidden_property() {
-            return Err(OpenKafkaError::Property(name.to_owned()));
-        }
+        config.check_properties()?;
         let config = Arc::new(config);
         let condition = Arc::new(Condition::default());
         let topics = Topics::new(&config, Link::new("admin", &condition))?;
         let cluster_id = topics.cluster_id()?;
         topics.ensure().await?;
         drop(topics);
-        let identity = LogIdentity { store: format!("kafka:{cluster_id}:{}", config.group()), incarnation: 0 };
+        let identity = LogIdentity { store: config.store(&cluster_id), incarnation: 0 };
 
         let views = |topic| -> Vec<Arc<View>> {
             let view = |p| Arc::new(View::new(topic, PartitionId(p), config.tail_cache_bytes_max));

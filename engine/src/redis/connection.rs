@@ -1,11 +1,12 @@
 //! The connection: made when it can be, made again when it is lost, watched by a PING every [`PROBE_EVERY`].
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::gauge;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, RedisResult};
+use redis::{Client, RedisResult, TlsCertificates};
 use sluse_schema::secret::Secret;
 use tokio::time::{sleep, timeout};
 
@@ -22,8 +23,34 @@ const RECONNECT_AFTER_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub enum RedisError {
     /// The URL; it may hold a password, so it is not shown.
-    #[error("REDIS_URL cannot be used: {0} (redis://user:password@host:6379/0 is understood; TLS is not)")]
+    #[error("REDIS_URL cannot be used: {0} (redis://user:password@host:6379/0 is understood, and rediss:// for TLS)")]
     Url(String),
+    /// The file of authorities.
+    #[error("redis.ca_certificates: {path} cannot be read: {source}", path = path.display())]
+    Authorities { path: PathBuf, source: std::io::Error },
+}
+
+/// Where Redis is.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `redis://`, or `rediss://` for TLS; may hold a password.
+    pub url: Secret,
+    /// PEM file with the authorities of its certificate; `None`: the system's.
+    pub ca_certificates: Option<PathBuf>,
+}
+
+impl RedisConfig {
+    /// Checks what can be checked without asking anybody, and makes a client.
+    ///
+    /// # Errors
+    /// When URL or file cannot be understood.
+    pub fn client(&self) -> Result<Client, RedisError> {
+        let why = |error: redis::RedisError| RedisError::Url(error.category().to_owned());
+        let Some(path) = &self.ca_certificates else { return Client::open(self.url.reveal()).map_err(why) };
+        let failed = |source| RedisError::Authorities { path: path.clone(), source };
+        let certificates = TlsCertificates { client_tls: None, root_cert: Some(std::fs::read(path).map_err(failed)?) };
+        Client::build_with_tls(self.url.reveal(), certificates).map_err(why)
+    }
 }
 
 /// How it stands.
@@ -37,6 +64,8 @@ enum Health {
 /// Redis as this node knows it. Cheap to share as `Arc`.
 pub struct Redis {
     pub(super) client: Client,
+    /// Before every key and channel.
+    pub(super) prefix: String,
     manager: ConnectionManager,
     health: RwLock<Health>,
     pub(super) scripts: super::limits::Scripts,
@@ -49,22 +78,25 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Reads the URL and connects when the first is asked. Call it inside a runtime.
+    /// Reads the URL and connects when the first is asked. Call it inside a runtime. `installation` names the Sluse whose nodes share
+    /// things there: another one on the same Redis sees none of it.
     ///
     /// # Errors
-    /// When the URL cannot be understood.
-    pub fn open(url: &Secret) -> Result<Arc<Self>, RedisError> {
+    /// When the configuration cannot be understood.
+    pub fn open(config: &RedisConfig, installation: &str) -> Result<Arc<Self>, RedisError> {
         let why = |error: redis::RedisError| RedisError::Url(error.category().to_owned());
         super::metrics::begin();
-        let client = Client::open(url.reveal()).map_err(why)?;
-        let config = ConnectionManagerConfig::new()
+        let client = config.client()?;
+        let prefix = format!("sluse:{installation}:");
+        let manager = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_WITHIN))
             .set_response_timeout(Some(ANSWER_WITHIN))
             .set_number_of_retries(1)
             .set_max_delay(RECONNECT_AFTER_MAX);
-        let manager = ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(why)?;
+        let manager = ConnectionManager::new_lazy_with_config(client.clone(), manager).map_err(why)?;
         Ok(Arc::new(Self {
             client,
+            prefix,
             manager,
             health: RwLock::new(Health::Unknown),
             scripts: super::limits::Scripts::default(),

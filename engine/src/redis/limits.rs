@@ -54,8 +54,8 @@ impl Default for Scripts {
     }
 }
 
-fn key_of(text: &str) -> String {
-    format!("sluse:limit:{}", hex::encode(&Sha256::digest(text.as_bytes())[..16]))
+fn key_of(prefix: &str, text: &str) -> String {
+    format!("{prefix}limit:{}", hex::encode(&Sha256::digest(text.as_bytes())[..16]))
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -67,7 +67,7 @@ impl SharedLimits for Redis {
     async fn attempt(&self, buckets: &[Bucket]) -> Option<Result<(), Duration>> {
         let mut script = self.scripts.attempt.prepare_invoke();
         for bucket in buckets {
-            script.key(key_of(&bucket.key)).arg(millis(bucket.interval)).arg(bucket.burst);
+            script.key(key_of(&self.prefix, &bucket.key)).arg(millis(bucket.interval)).arg(bucket.burst);
         }
         let wait_ms = self.ask("attempt", async |connection| script.invoke_async::<u64>(connection).await).await?;
         Some(if wait_ms == 0 { Ok(()) } else { Err(Duration::from_millis(wait_ms)) })
@@ -77,7 +77,7 @@ impl SharedLimits for Redis {
         let mut script = self.scripts.add.prepare_invoke();
         for taken in taken {
             let add_ms = u64::try_from((taken.interval * taken.num).as_millis()).unwrap_or(u64::MAX);
-            script.key(key_of(&taken.key)).arg(add_ms);
+            script.key(key_of(&self.prefix, &taken.key)).arg(add_ms);
         }
         let after_ms = self.ask("add", async |connection| script.invoke_async::<Vec<u64>>(connection).await).await?;
         (after_ms.len() == taken.len()).then(|| after_ms.into_iter().map(Duration::from_millis).collect())

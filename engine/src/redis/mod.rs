@@ -4,8 +4,8 @@
 //! somebody watches). While Redis is away each node goes on alone: limits count this node only, the tail shows what this node
 //! handles. `/readyz` says so without failing, `sluse_redis_connected` is 0, and all comes back by itself.
 //!
-//! Keys and channels begin with `sluse:`; keys end by themselves. One server is meant, not a Redis Cluster: a script touches several
-//! keys.
+//! Keys and channels begin with `sluse:` and the installation's id (that of its database), so that several may use one Redis; keys end
+//! by themselves. One server is meant, not a Redis Cluster: a script touches several keys.
 
 mod connection;
 mod limits;
@@ -13,4 +13,4 @@ mod tail;
 
 pub mod metrics;
 
-pub use connection::{Redis, RedisError};
+pub use connection::{Redis, RedisConfig, RedisError};

@@ -19,8 +19,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::connection::Redis;
 use super::metrics::tail_lines;
 
-const FILTERS: &str = "sluse:tail:filters";
-const LINES: &str = "sluse:tail:lines";
+/// Channels, after the installation's prefix.
+const FILTERS: &str = "tail:filters";
+const LINES: &str = "tail:lines";
 const TELL_EVERY: Duration = Duration::from_secs(3);
 const BELIEVED_FOR: Duration = Duration::from_secs(10);
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
@@ -168,9 +169,10 @@ impl Redis {
     }
 
     async fn publish(&self, channel: &str, texts: Vec<String>) -> bool {
+        let channel = format!("{}{channel}", self.prefix);
         let mut pipe = redis::pipe();
         for text in texts {
-            pipe.publish(channel, text).ignore();
+            pipe.publish(&channel, text).ignore();
         }
         self.ask("publish", async |connection| pipe.query_async::<()>(connection).await).await.is_some()
     }
@@ -178,10 +180,11 @@ impl Redis {
     /// Hears what is watched elsewhere and what others send.
     async fn listen(&self, hub: &TailHub, node: &str) {
         let mut others = Others::default();
+        let [filters, lines] = [FILTERS, LINES].map(|channel| format!("{}{channel}", self.prefix));
         loop {
             match timeout(CONNECT_WITHIN, self.client.get_async_pubsub()).await {
-                Ok(Ok(mut connection)) => match connection.subscribe(&[FILTERS, LINES][..]).await {
-                    Ok(()) => hear(connection, hub, node, &mut others).await,
+                Ok(Ok(mut connection)) => match connection.subscribe(&[&filters, &lines][..]).await {
+                    Ok(()) => hear(connection, &filters, hub, node, &mut others).await,
                     Err(error) => tracing::debug!(error = error.category(), "cannot subscribe to the live tail"),
                 },
                 Ok(Err(error)) => tracing::debug!(error = error.category(), "cannot listen for the live tail"),
@@ -196,7 +199,7 @@ impl Redis {
 }
 
 /// Until the connection ends.
-async fn hear(connection: redis::aio::PubSub, hub: &TailHub, node: &str, others: &mut Others) {
+async fn hear(connection: redis::aio::PubSub, filters: &str, hub: &TailHub, node: &str, others: &mut Others) {
     let mut messages = connection.into_on_message();
     let mut look_again_at = Instant::now() + BELIEVED_FOR;
     // Another node's watchers are told within TELL_EVERY; this one's are told anew as well.
@@ -212,7 +215,7 @@ async fn hear(connection: redis::aio::PubSub, hub: &TailHub, node: &str, others:
         };
         let Some(message) = message else { return };
         let Ok(text) = message.get_payload::<String>() else { continue };
-        if message.get_channel_name() == FILTERS {
+        if message.get_channel_name() == filters {
             match serde_json::from_str::<Watched>(&text) {
                 Ok(watched) if watched.node != node => {
                     others.heard(&watched, Instant::now());

@@ -23,7 +23,7 @@ mod failures;
 mod gateways;
 mod gather;
 mod housekeeping;
-mod log_in_use;
+pub(crate) mod log_in_use;
 mod metadata;
 mod scripts;
 mod states;

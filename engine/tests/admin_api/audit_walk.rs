@@ -18,15 +18,15 @@ const NOT_HERE: [&str; 3] =
     ["POST /api/v1/receive-data", "POST /api/v1/sigfox-callback/data/bidir", "POST /api/v1/auth/kombit/login/callback"];
 
 /// A call of one operation.
-struct Step {
+pub struct Step {
     /// As the document names it.
-    operation: &'static str,
-    path: String,
-    body: Option<Value>,
+    pub operation: &'static str,
+    pub path: String,
+    pub body: Option<Value>,
     /// What the global administrator gets.
-    status: u16,
+    pub status: u16,
     /// Lines that this leaves: one for every row that somebody would ask about.
-    num_lines: i64,
+    pub num_lines: i64,
 }
 
 fn step(operation: &'static str, path: impl Into<String>, body: Value, status: u16) -> Step {
@@ -42,16 +42,16 @@ impl Step {
 }
 
 /// Everything that the steps work on.
-struct Rig {
-    api: Api,
-    tenant: Tenant,
-    own: Registry,
+pub struct Rig {
+    pub api: Api,
+    pub tenant: Tenant,
+    pub own: Registry,
     smtp: SmtpServer,
     _chirpstack: FakeChirpstack,
     _sigfox: crate::server::Server,
 }
 
-async fn rig() -> Rig {
+pub async fn rig() -> Rig {
     let (smtp, sigfox) = (SmtpServer::start(), sigfox_server::start());
     let behind = Behind { mailer: smtp.mailer(), sigfox_url: format!("{}/v2", sigfox.url()), ..Behind::default() };
     let (behind, chirpstack) = behind.with_network().await;
@@ -68,7 +68,7 @@ impl Rig {
     }
 
     /// Somebody who asked to be let in.
-    async fn waiting(&self, name: &str) -> Value {
+    pub async fn waiting(&self, name: &str) -> Value {
         let email = format!("{name}@example.org");
         let body = json!({"name": name, "email": email, "password": "Sesame-11", "active": true});
         let id = self.made("/user", body).await;
@@ -77,7 +77,7 @@ impl Rig {
         id
     }
 
-    fn user_steps(&self, accepted: &Value, rejected: &Value) -> Vec<Step> {
+    pub fn user_steps(&self, accepted: &Value, rejected: &Value) -> Vec<Step> {
         let (o, g) = (&self.tenant.organization, &self.tenant.group);
         let new = json!({"name": "New", "email": "new@example.org", "password": "Sesame-11", "active": true, "permissionIds": [g]});
         let log_in = json!({"username": "aarhus@example.org", "password": "Sesame-11"});
@@ -114,7 +114,7 @@ impl Rig {
         ]
     }
 
-    async fn group_steps(&self) -> Vec<Step> {
+    pub async fn group_steps(&self) -> Vec<Step> {
         let (o, g) = (&self.tenant.organization, &self.tenant.group);
         let group = json!({"levels": [{"type": "Read"}], "name": "readers", "organizationId": o, "userIds": []});
         let key = json!({"name": "script", "permissionIds": [g]});
@@ -140,7 +140,7 @@ impl Rig {
         ]
     }
 
-    async fn content_steps(&self) -> Vec<Step> {
+    pub async fn content_steps(&self) -> Vec<Step> {
         let (o, a) = (&self.tenant.organization, &self.tenant.application);
         let (dev, target, connection) = (&self.own.device["id"], &self.own.target["id"], &self.own.connection["id"]);
         let application = |name: &str| json!({"name": name, "organizationId": o});
@@ -217,7 +217,7 @@ impl Rig {
         ]
     }
 
-    async fn target_steps(&self) -> Vec<Step> {
+    pub async fn target_steps(&self) -> Vec<Step> {
         let (o, a, target) = (&self.tenant.organization, &self.tenant.application, &self.own.target["id"]);
         let draft = json!({"name": "t", "type": "HTTP_PUSH", "applicationId": a, "url": "http://127.0.0.1:9/in", "timeout": 3000});
         let old = self.made("/data-target", draft.clone()).await;
@@ -278,7 +278,7 @@ impl Rig {
         ]
     }
 
-    async fn radio_steps(&self) -> Vec<Step> {
+    pub async fn radio_steps(&self) -> Vec<Step> {
         let (api, tenant) = (&self.api, &self.tenant);
         let o = &tenant.organization;
         let profile_id = profile_of(api, tenant).await;
@@ -352,7 +352,7 @@ impl Rig {
         ]
     }
 
-    async fn sigfox_steps(&self) -> Vec<Step> {
+    pub async fn sigfox_steps(&self) -> Vec<Step> {
         let o = &self.tenant.organization;
         let login =
             json!({"organizationId": o, "username": sigfox_server::USERNAME, "password": sigfox_server::PASSWORD});

@@ -28,6 +28,7 @@ use sluse_schema::port::{
     Readiness, RefusedArrival, SharedLimits, TailEvent, TailFilter,
 };
 use sluse_schema::secret::Secret;
+use sluse_schema::uplink::SourceKind;
 
 use crate::document;
 use crate::network_server::{self, FakeChirpstack};
@@ -69,6 +70,10 @@ pub struct FakeIntake {
 
 #[async_trait]
 impl Intake for FakeIntake {
+    async fn recognise(&self, _source: SourceKind, sender: &DeviceKey) -> Result<(), RefusedArrival> {
+        if *sender == DeviceKey::of_api_key(DEVICE_KEY) { Ok(()) } else { Err(RefusedArrival::UnknownSender) }
+    }
+
     async fn accept(&self, arrival: Arrival) -> Result<Accepted, RefusedArrival> {
         if self.is_away.load(Ordering::Relaxed) {
             return Err(RefusedArrival::Later { reason: "the disk is full".into(), retry_after_ms: 1500 });

@@ -28,9 +28,21 @@ impl Golden {
 
     /// Compares everything with the file.
     pub fn check(self) {
+        self.check_written(|found| serde_json::to_string_pretty(found).unwrap());
+    }
+
+    /// The same, for many short answers: each has its line in the file.
+    pub fn check_lines(self) {
+        self.check_written(|found| {
+            let lines = found.as_object().unwrap().iter().map(|(name, answer)| format!("{}: {answer}", json!(name)));
+            format!("{{\n{}\n}}", lines.collect::<Vec<_>>().join(",\n"))
+        });
+    }
+
+    fn check_written(self, written: impl Fn(&Value) -> String) {
         let found = Value::Object(self.answers);
         if std::env::var("UPDATE_GOLDEN").is_ok_and(|v| v == "1") {
-            std::fs::write(&self.file, format!("{}\n", serde_json::to_string_pretty(&found).unwrap())).unwrap();
+            std::fs::write(&self.file, format!("{}\n", written(&found))).unwrap();
             return;
         }
         let text = std::fs::read_to_string(&self.file).unwrap_or_default();
@@ -52,6 +64,7 @@ fn plain(key: &str, value: Value) -> Value {
         Value::Number(_) if is_id => json!("<id>"),
         Value::String(_) if is_random => json!(format!("<{key}>")),
         Value::String(text) if is_time(&text) => json!("<time>"),
+        Value::String(text) => json!(without_uuids(&text)),
         Value::Array(items) => items.into_iter().map(|item| plain(key, item)).collect(),
         Value::Object(fields) => fields
             .into_iter()
@@ -67,4 +80,19 @@ fn plain(key: &str, value: Value) -> Value {
 
 fn is_time(text: &str) -> bool {
     text.len() >= 24 && chrono::DateTime::parse_from_rfc3339(text).is_ok()
+}
+
+/// A text with every UUID in it taken out.
+fn without_uuids(text: &str) -> String {
+    let is_part = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(begin) = rest.find(is_part) {
+        let end = rest[begin..].find(|c| !is_part(c)).map_or(rest.len(), |length| begin + length);
+        plain.push_str(&rest[..begin]);
+        let run = &rest[begin..end];
+        plain.push_str(if run.len() == 36 && uuid::Uuid::try_parse(run).is_ok() { "<uuid>" } else { run });
+        rest = &rest[end..];
+    }
+    plain + rest
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sluse_schema::id::{DeviceId, DeviceKey};
 use sluse_schema::port::{Accepted, Arrival, GatewayState, GatewayStore, Intake, RefusedArrival, StoreError};
+use sluse_schema::uplink::SourceKind;
 use tokio::time::{Instant, sleep};
 
 #[derive(Debug, Default)]
@@ -65,6 +66,10 @@ impl RecordingIntake {
 
 #[async_trait]
 impl Intake for RecordingIntake {
+    async fn recognise(&self, _source: SourceKind, sender: &DeviceKey) -> Result<(), RefusedArrival> {
+        if self.unknown.lock().unwrap().contains(sender) { Err(RefusedArrival::UnknownSender) } else { Ok(()) }
+    }
+
     async fn accept(&self, arrival: Arrival) -> Result<Accepted, RefusedArrival> {
         self.accept_all(vec![arrival]).await.remove(0)
     }

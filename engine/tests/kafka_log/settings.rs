@@ -39,14 +39,18 @@ async fn a_topic_that_contradicts_the_configuration_is_refused_by_name() {
     let cluster = shared().await;
     let brokers = cluster.kafka.bootstrap();
     let large = ("max.message.bytes", "8388608");
+    let ahead = ("message.timestamp.after.max.ms", "86400000");
     type Case<'a> = (i32, &'a [(&'a str, &'a str)], &'a str);
-    let cases: [Case<'_>; 6] = [
+    let cases: [Case<'_>; 8] = [
         (3, &[large], "3 partitions"),
         (4, &[large, ("cleanup.policy", "compact")], "cleanup.policy=compact"),
         (4, &[large, ("message.timestamp.type", "LogAppendTime")], "message.timestamp.type=LogAppendTime"),
-        (4, &[large, ("min.insync.replicas", "2")], "min.insync.replicas=2"),
-        (4, &[large, ("retention.ms", "3600000")], "retention.ms=3600000"),
-        (4, &[], "max.message.bytes="),
+        // Kafka's default is an hour.
+        (4, &[large], "message.timestamp.after.max.ms=3600000"),
+        (4, &[large, ahead, ("unclean.leader.election.enable", "true")], "unclean.leader.election.enable=true"),
+        (4, &[large, ahead, ("min.insync.replicas", "2")], "min.insync.replicas=2"),
+        (4, &[large, ahead, ("retention.ms", "3600000")], "retention.ms=3600000"),
+        (4, &[ahead], "max.message.bytes="),
     ];
     for (num_partitions, settings, expected) in cases {
         let config = config(&brokers, &fresh_prefix(), "node-1");
@@ -59,9 +63,22 @@ async fn a_topic_that_contradicts_the_configuration_is_refused_by_name() {
     let config = config(&brokers, &fresh_prefix(), "node-1");
     let config = KafkaLogConfig { retention_ms: Some(7 * 24 * 3_600_000), ..config };
     for topic in [Topic::Uplinks, Topic::Deliveries] {
-        make_topic(&brokers, &config.topic(topic), 4, &[large, ("retention.ms", "-1")]).await;
+        make_topic(&brokers, &config.topic(topic), 4, &[large, ahead, ("retention.ms", "-1")]).await;
     }
     open(config).await;
+}
+
+#[tokio::test]
+async fn of_two_nodes_that_make_the_topics_at_once_the_one_that_wants_others_is_refused() {
+    let cluster = shared().await;
+    let config = config(&cluster.kafka.bootstrap(), &fresh_prefix(), "node-1");
+    let other = KafkaLogConfig { num_partitions: 3, node_id: "node-2".into(), ..config.clone() };
+    let (ours, others) = tokio::join!(KafkaLog::open(config), KafkaLog::open(other));
+    let is_refused = |opened: &Result<_, OpenKafkaError>| matches!(opened, Err(OpenKafkaError::Partitions { .. }));
+    assert!(is_refused(&ours) != is_refused(&others), "{ours:?} {others:?}");
+    for log in [ours, others].into_iter().flatten() {
+        log.close().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,16 +1,17 @@
 //! A redis-server on a free port, without persistence.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sluse_engine::redis::Redis;
+use sluse_engine::redis::{Redis, RedisConfig};
 use sluse_schema::secret::Secret;
 
 /// Ends with the test.
 pub struct RedisServer {
-    port: u16,
+    pub port: u16,
     child: Child,
     dir: tempfile::TempDir,
 }
@@ -19,7 +20,31 @@ impl RedisServer {
     pub fn start() -> Self {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
-        let child = spawn(port, dir.path());
+        let child = spawn(port, dir.path(), &["--port", &port.to_string()]);
+        Self { port, child, dir }
+    }
+
+    /// One that speaks nothing but TLS.
+    pub fn start_with_tls(certificate: &Path, key: &Path, authority: &Path) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let dir = tempfile::tempdir().unwrap();
+        let [certificate, key, authority] = [certificate, key, authority].map(|path| path.to_str().unwrap());
+        let port_text = port.to_string();
+        let settings = [
+            "--port",
+            "0",
+            "--tls-port",
+            &port_text,
+            "--tls-auth-clients",
+            "no",
+            "--tls-cert-file",
+            certificate,
+            "--tls-key-file",
+            key,
+            "--tls-ca-cert-file",
+            authority,
+        ];
+        let child = spawn(port, dir.path(), &settings);
         Self { port, child, dir }
     }
 
@@ -29,12 +54,17 @@ impl RedisServer {
     }
 
     pub fn start_again(&mut self) {
-        self.child = spawn(self.port, self.dir.path());
+        self.child = spawn(self.port, self.dir.path(), &["--port", &self.port.to_string()]);
     }
 
     /// Another node's view of it.
     pub fn node(&self) -> Arc<Redis> {
-        Redis::open(&Secret::new(format!("redis://127.0.0.1:{}/1", self.port))).unwrap()
+        self.node_of("first")
+    }
+
+    /// That of a node of another installation.
+    pub fn node_of(&self, installation: &str) -> Arc<Redis> {
+        Redis::open(&config(&format!("redis://127.0.0.1:{}/1", self.port)), installation).unwrap()
     }
 
     /// What `redis-cli` answers in the nodes' database.
@@ -53,10 +83,10 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, dir: &std::path::Path) -> Child {
-    let port_text = port.to_string();
+fn spawn(port: u16, dir: &Path, settings: &[&str]) -> Child {
     let child = Command::new("redis-server")
-        .args(["--port", &port_text, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
+        .args(settings)
+        .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
         .arg(dir)
         .stdout(Stdio::null())
         .spawn()
@@ -76,4 +106,8 @@ pub async fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(Instant::now() < give_up_at, "in vain waited until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+pub fn config(url: &str) -> RedisConfig {
+    RedisConfig { url: Secret::new(url), ca_certificates: None }
 }

@@ -1,19 +1,20 @@
 //! What nodes share over Redis, with a real server: limits, the live tail, and what happens when it goes away and comes back.
 
+#[path = "../edges/certificates.rs"]
+mod certificates;
 mod fixture;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixture::{RedisServer, eventually};
+use fixture::{RedisServer, config, eventually};
 use futures_util::StreamExt as _;
 use sluse_actors::intake::{EntranceLimit, LimitConfig};
 use sluse_actors::tail::Tail;
-use sluse_engine::redis::Redis;
+use sluse_engine::redis::{Redis, RedisConfig};
 use sluse_http::throttle::LogInThrottle;
 use sluse_schema::id::{ApplicationId, DevEui, DeviceId, DeviceKey, OrganizationId};
 use sluse_schema::port::{Bucket, LiveTail as _, SharedLimits, TailEvent, TailFilter};
-use sluse_schema::secret::Secret;
 
 /// Places that come back so slowly that none does within a test.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -117,6 +118,65 @@ async fn a_watcher_sees_what_another_node_handles_and_nothing_is_sent_without_on
 }
 
 #[tokio::test]
+async fn another_installation_on_the_same_redis_shares_neither_limits_nor_lines() {
+    let server = RedisServer::start();
+    let (ours, theirs) = (server.node(), server.node_of("second"));
+    assert_eq!(ours.attempt(&[bucket("one", 1)]).await, Some(Ok(())));
+    assert!(matches!(ours.attempt(&[bucket("one", 1)]).await, Some(Err(_))));
+    assert_eq!(theirs.attempt(&[bucket("one", 1)]).await, Some(Ok(())));
+
+    let tails = [Tail::default(), Tail::default(), Tail::default()];
+    let nodes = [ours, server.node(), theirs];
+    for ((tail, node), name) in tails.iter().zip(nodes).zip(["a", "b", "c"]) {
+        tokio::spawn(node.join_tails(Arc::clone(&tail.0), name.to_owned()));
+    }
+    let [a, b, c] = &tails;
+    // Ids are those of each installation's own database: theirs means another tenant's device.
+    let mut lines = c.watch(TailFilter::Device(DeviceId(1)));
+    let mut heard = b.watch(TailFilter::Device(DeviceId(1)));
+    eventually("node a hears of the watcher at b", || a.0.is_watched(DeviceId(1), ApplicationId(7))).await;
+    a.0.publish(event(1, 1));
+    assert_eq!(heard.next().await.unwrap().received_at_ms, 1);
+    drop(heard);
+    eventually("nobody of ours watches any more", || !a.0.is_watched(DeviceId(1), ApplicationId(7))).await;
+    c.0.publish(event(1, 2));
+    assert_eq!(lines.next().await.unwrap().received_at_ms, 2, "not what the other installation handled");
+}
+
+#[tokio::test]
+async fn redis_is_reached_over_tls_and_one_of_another_authority_is_not() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let certificates = certificates::certificates();
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(dir.path().join(name), text).unwrap();
+        dir.path().join(name)
+    };
+    let authority = write("ca.pem", &certificates.authority);
+    let another = write("another.pem", &certificates::certificates().authority);
+    let server = RedisServer::start_with_tls(
+        &write("certificate.pem", &certificates.certificate),
+        &write("key.pem", &certificates.key),
+        &authority,
+    );
+    let url = format!("rediss://localhost:{}/1", server.port);
+    let reach = |authority: &std::path::Path| {
+        Redis::open(&RedisConfig { ca_certificates: Some(authority.to_owned()), ..config(&url) }, "first").unwrap()
+    };
+    let node = reach(&authority);
+    assert_eq!(node.attempt(&[bucket("x", 1)]).await, Some(Ok(())));
+    assert_eq!(reach(&another).attempt(&[bucket("x", 1)]).await, None);
+    // The live tail has a connection of its own.
+    let [a, b] = [Tail::default(), Tail::default()];
+    tokio::spawn(node.join_tails(Arc::clone(&a.0), "a".to_owned()));
+    tokio::spawn(reach(&authority).join_tails(Arc::clone(&b.0), "b".to_owned()));
+    let mut lines = b.watch(TailFilter::Device(DeviceId(1)));
+    eventually("node a hears of the watcher", || a.0.is_watched(DeviceId(1), ApplicationId(7))).await;
+    a.0.publish(event(1, 1));
+    assert_eq!(lines.next().await.unwrap().received_at_ms, 1);
+}
+
+#[tokio::test]
 async fn without_redis_each_node_goes_on_alone_says_so_and_joins_again_by_itself() {
     let mut server = RedisServer::start();
     let node = server.node();
@@ -149,9 +209,9 @@ async fn without_redis_each_node_goes_on_alone_says_so_and_joins_again_by_itself
 
 #[tokio::test]
 async fn a_redis_that_was_never_there_is_no_reason_not_to_start_but_a_wrong_url_is() {
-    let node = Redis::open(&Secret::new("redis://127.0.0.1:1")).unwrap();
+    let node = Redis::open(&config("redis://127.0.0.1:1"), "first").unwrap();
     assert_eq!(node.attempt(&[bucket("x", 1)]).await, None);
     assert!(node.trouble().is_some());
-    let wrong = Redis::open(&Secret::new("https://user:hunter2@h")).unwrap_err().to_string();
+    let wrong = Redis::open(&config("https://user:hunter2@h"), "first").unwrap_err().to_string();
     assert!(wrong.contains("REDIS_URL") && !wrong.contains("hunter2"), "{wrong}");
 }

@@ -111,6 +111,38 @@ async fn a_log_whose_deliveries_are_pending_is_not_left_behind_but_by_its_name()
 }
 
 #[tokio::test]
+async fn deliveries_that_no_stored_position_has_passed_are_not_left_behind() {
+    let switch = Switch::new().await;
+    // A node that is killed within a second of its step: the uplink is handled, its delivery is in the log, and no row knows of it.
+    let log = EmbeddedLog::open(config(switch.old_dir.path())).unwrap();
+    log.append(P0, vec![record(1, 1_000, "1")]).await.unwrap();
+    let outputs = vec![(P0, record(1, 1_000, "a")), (P0, record(1, 1_000, "b"))];
+    log.commit_step(Step { partition: P0, from: Offset(0), next: Offset(1), outputs }).await.unwrap();
+    let identity = log.identity();
+    log.close().await.unwrap();
+    drop(log);
+    switch.database.store.use_log(&identity.store).await.unwrap();
+    for (stored, expected) in [("", "2 deliveries"), ("1", "1 deliveries"), ("2", "")] {
+        if !stored.is_empty() {
+            let position = format!(
+                "INSERT INTO deliveries_partition (partition, epoch, log_store, log_incarnation, log_offset)
+                 VALUES (0, 1, '{}', {}, {stored}) ON CONFLICT (partition) DO UPDATE SET log_offset = excluded.log_offset",
+                identity.store, identity.incarnation
+            );
+            switch.database.run(&position).await;
+        }
+        match switch.start("").await {
+            Ok(()) => assert_eq!(expected, "", "switched"),
+            Err(SwitchError::Undrained { why, .. }) => {
+                assert!(!expected.is_empty() && why.starts_with(expected), "{stored}: {why}")
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(switch.in_use().await, Some(switch.new_name()));
+}
+
+#[tokio::test]
 async fn a_log_that_cannot_be_looked_into_is_left_by_its_name_only() {
     let switch = Switch::new().await;
     // A cluster that this node is not set to any more, and a log that lies elsewhere.

@@ -98,6 +98,13 @@ fn it_starts_with_nothing_stops_clean_and_its_backup_comes_back_elsewhere() {
     assert!(stop(running));
 
     let elsewhere = dir.path().join("elsewhere");
+    // A restore that fails leaves nothing behind that the next one would stumble over.
+    let (dump, aside) = (saved.join("database.dump"), dir.path().join("aside"));
+    std::fs::rename(&dump, &aside).unwrap();
+    std::fs::write(&dump, "no dump").unwrap();
+    let failed = sluse(&elsewhere).arg("restore").arg(&saved).output().unwrap();
+    assert!(!failed.status.success() && text(&failed).contains("pg_restore failed"), "{}", text(&failed));
+    std::fs::rename(&aside, &dump).unwrap();
     let restore = sluse(&elsewhere).arg("restore").arg(&saved).output().unwrap();
     assert!(restore.status.success(), "{}", text(&restore));
     let again = sluse(&elsewhere).arg("restore").arg(&saved).output().unwrap();
@@ -182,6 +189,37 @@ fn a_misspelt_setting_is_an_error_that_names_it() {
     assert!(!output.status.success() && text(&output).contains("SLUSE_HTP_LISTEN"), "{}", text(&output));
     let output = sluse(&dir.path().join("data")).arg("config").output().unwrap();
     assert!(output.status.success() && text(&output).contains("# listen = \"127.0.0.1:3000\""));
+}
+
+#[test]
+fn a_setting_that_cannot_work_is_told_once_and_before_a_database_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let kafka =
+        [("KAFKA_BROKERS", "127.0.0.1:1"), ("DATABASE_URL", "postgres://127.0.0.1:1/x"), ("SLUSE_NODE_ID", "a")];
+    let secrets =
+        [("SLUSE_SECRET_KEY", "0123456789abcdef0123456789abcdef"), ("SLUSE_JWT_SECRET", "0123456789abcdef-jwt")];
+    type Variables<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(&str, &str, Variables<'_>, &str); 4] = [
+        ("SLUSE_ALLOW_PRIVATE_TARGETS", "10.0.0.0/8,yes", &[], "SLUSE_ALLOW_PRIVATE_TARGETS"),
+        ("REDIS_URL", "https://user:hunter2@h", &[], "REDIS_URL"),
+        ("SLUSE__KAFKA__PROPERTIES__ACKS", "0", &kafka, "kafka.properties: acks"),
+        ("SLUSE__KAFKA__PROPERTIES__SASL__PASSWRD", "hunter2", &kafka, "sasl.passwrd"),
+    ];
+    for (name, value, others, expected) in cases {
+        let data = dir.path().join("data");
+        let mut command = sluse(&data);
+        command.env(name, value).envs(others.iter().copied());
+        if !others.is_empty() {
+            command.envs(secrets);
+        }
+        let output = command.arg("serve").output().unwrap();
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains(expected) && !said.contains("hunter2"), "{said}");
+        let words = said.lines().find_map(|line| line.strip_prefix("sluse: ")).unwrap();
+        let half = &words[words.len() / 2..];
+        assert_eq!(words.matches(&half[..half.len().min(30)]).count(), 1, "{words}");
+        assert!(!data.exists(), "{name}: something was made");
+    }
 }
 
 #[test]

@@ -38,7 +38,17 @@ fn target(target: &TargetSummary) -> Value {
         "name": target.name,
         "lastMessageDate": view::instant_opt(target.last_message_at),
     });
-    view::base(target.id, &target.stamps, fields)
+    let mut row = view::base(target.id, &target.stamps, fields);
+    view::extend(&mut row, target.settings.clone());
+    let masked = if target.has_secrets { json!(MASK) } else { Value::Null };
+    match target.r#type.as_str() {
+        "HTTP_PUSH" => row["authorizationHeader"] = masked,
+        // One that logs in for a token has no header of its own, most likely; which secret it has stands in its row alone.
+        "FIWARE" => row["authorizationHeader"] = if row["clientId"].is_null() { masked } else { Value::Null },
+        "MQTT" => row["mqttPassword"] = masked,
+        _ => {}
+    }
+    row
 }
 
 /// A device as lists show it. Its key is not for everybody who may see it.
@@ -66,6 +76,17 @@ pub fn device(device: &DeviceSummary) -> Value {
                     row[absent] = Value::Null;
                 }
             }
+        }
+        "MQTT_INTERNAL_BROKER" | "MQTT_EXTERNAL_BROKER" => {
+            for absent in ["caCertificate", "deviceCertificate"] {
+                if row.get(absent).is_none() {
+                    row[absent] = Value::Null;
+                }
+            }
+            let by_password = row["authenticationType"] == "PASSWORD";
+            let by_key = !by_password && device.r#type == "MQTT_EXTERNAL_BROKER";
+            row["mqttpassword"] = if by_password { json!(MASK) } else { Value::Null };
+            row["deviceCertificateKey"] = if by_key { json!(MASK) } else { Value::Null };
         }
         _ => {}
     }

@@ -114,6 +114,19 @@ fn is_no_date(form: &Form<'_>, name: &str) -> bool {
     })
 }
 
+/// Fields that stay on a change when they are not sent, with their columns. Dates do not: without them there are none.
+const KEPT: [(&str, &str); 9] = [
+    ("description", "description"),
+    ("status", "status"),
+    ("category", "category"),
+    ("owner", "owner"),
+    ("contactPerson", "contact_person"),
+    ("contactEmail", "contact_email"),
+    ("contactPhone", "contact_phone"),
+    ("personalData", "personal_data"),
+    ("hardware", "hardware"),
+];
+
 /// What a body says; `organization`: where the application is now, if it says nothing of that.
 fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<ApplicationDraft> {
     let mut form = Form::of(body);
@@ -150,6 +163,7 @@ fn draft(body: &Value, organization: Option<OrganizationId>) -> ApiResult<Applic
         controlled_properties: form.subset_opt("controlledProperties", &CONTROLLED_PROPERTIES),
         device_types: form.subset_opt("deviceTypes", &DEVICE_TYPES),
         permissions: form.beyond(|form| form.ids_opt("permissionIds")),
+        kept: KEPT.iter().filter(|(name, _)| !form.has(name)).map(|(_, column)| *column).collect(),
     };
     // Checked, and ignored: ChirpStack says which id it has.
     form.text_opt("chirpstackId", &long);
@@ -220,7 +234,18 @@ async fn update(
     let draft = draft(&body, Some(organization))?;
     let target = target_permit(&caller, organization, draft.organization)?;
     let detail = state.admin().update_application(&permit, target.as_ref(), &caller.changed_by, id, &draft).await?;
-    Ok(uncached(ok(full(&detail))))
+    let mut row = full(&detail);
+    // What was not sent stays, and the answer says nothing of it; what was sent is made anew. As in the reference.
+    for (name, _) in KEPT.iter().filter(|(name, _)| body.get(name).is_none()) {
+        row[*name] = Value::Null;
+    }
+    for name in ["controlledProperties", "deviceTypes"].iter().filter(|name| body.get(**name).is_some()) {
+        for item in row[*name].as_array_mut().into_iter().flatten() {
+            let stamps = &detail.application.stamps;
+            view::extend(item, json!({"createdBy": stamps.updated_by, "updatedBy": stamps.updated_by}));
+        }
+    }
+    Ok(uncached(ok(row)))
 }
 
 /// Permission to put an application into an organisation, when it is not there already.
@@ -257,7 +282,15 @@ async fn relocate(
     let result =
         state.admin().move_application(&permit, &target, &caller.changed_by, id, organization, &permissions).await;
     match result {
-        Ok(detail) => Ok(uncached(ok(full(&detail)))),
+        Ok(detail) => {
+            let mut row = full(&detail);
+            if permissions.is_empty() {
+                // The organisation said which groups take what is new, so the reference shows it with all of its groups.
+                let (_, groups) = state.admin().organization(organization).await?;
+                row["belongsTo"]["permissions"] = groups.iter().map(view::permission).collect();
+            }
+            Ok(uncached(ok(row)))
+        }
         Err(AdminError::BadReference(_)) => Err(ApiError::bad_request(code::POST_FAILED)),
         Err(error) => Err(error.into()),
     }

@@ -1,6 +1,6 @@
 //! What a client says of a device, checked in the reference's words, and what becomes of a stored device by it. Pure.
 //!
-//! On a change, texts that are not sent stay, a place that is not sent goes, and secrets follow [`super::mask`]. Where the
+//! On a change, texts that are not sent stay, a place or a model that is not sent goes, and secrets follow [`super::mask`]. Where the
 //! reference asks for what only its network server needs (`deviceProfileID`, `activationType`), Sluse takes a device without.
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub struct DeviceInput {
     has: Vec<&'static str>,
 }
 
-const TEXTS: [&str; 4] = ["commentOnLocation", "comment", "metadata", "deviceModelId"];
+const TEXTS: [&str; 3] = ["commentOnLocation", "comment", "metadata"];
 
 /// Reads a body; what is wrong is noted in `form`. `stored` is the device that is changed.
 pub fn read(form: &mut Form<'_>, stored: Option<&DeviceFields>) -> Option<DeviceInput> {
@@ -320,12 +320,9 @@ fn hex(form: &mut Form<'_>, name: &str, num_digits: usize) -> String {
 }
 
 impl DeviceInput {
-    /// The id of the model that the device is to have.
-    pub fn device_model(&self, stored: Option<&DeviceFields>) -> Option<i64> {
-        if self.has.contains(&"deviceModelId") {
-            return self.fields.device_model;
-        }
-        stored.and_then(|fields| fields.device_model)
+    /// The id of the model that the device is to have. One that is not sent goes, as in the reference.
+    pub fn device_model(&self) -> Option<i64> {
+        self.fields.device_model
     }
 
     /// A new device. `api_key` is for HTTP devices.
@@ -337,12 +334,10 @@ impl DeviceInput {
     /// `stored` after the change. Its type has to be the same.
     pub fn into_changed(self, stored: &DeviceFields) -> DeviceFields {
         let has = |name: &str| self.has.contains(&name);
-        let device_model = self.device_model(Some(stored));
         let text = |name, sent: &Option<String>, stored: &Option<String>| {
             if has(name) { sent.clone() } else { stored.clone() }
         };
         DeviceFields {
-            device_model,
             comment_on_location: text(
                 "commentOnLocation",
                 &self.fields.comment_on_location,
@@ -454,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_that_are_not_sent_stay_null_clears_them_and_a_place_that_is_not_sent_goes() {
+    fn texts_that_are_not_sent_stay_null_clears_them_and_a_place_or_a_model_that_is_not_sent_goes() {
         let http = |more: Value| {
             let mut body = json!({"name": "Room", "type": "GENERIC_HTTP", "applicationId": 1});
             body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -465,11 +460,11 @@ mod tests {
         })))
         .unwrap();
         let kept = change(&stored, http(json!({}))).unwrap();
-        assert_eq!((kept.comment.as_deref(), kept.device_model), (Some("c"), Some(4)));
-        assert_eq!((kept.longitude, kept.latitude), (None, None));
+        assert_eq!((kept.comment.as_deref(), kept.metadata.is_some()), (Some("c"), true));
+        assert_eq!((kept.longitude, kept.latitude, kept.device_model), (None, None, None), "as in the reference");
         assert_eq!(kept.api_key, stored.api_key);
-        let cleared = change(&stored, http(json!({"comment": null, "deviceModelId": null}))).unwrap();
-        assert_eq!((cleared.comment, cleared.device_model), (None, None));
+        let cleared = change(&stored, http(json!({"comment": null, "deviceModelId": 4}))).unwrap();
+        assert_eq!((cleared.comment, cleared.device_model), (None, Some(4)));
     }
 
     #[test]

@@ -150,7 +150,7 @@ async fn create(caller: Caller<Reader>, state: State, body: JsonBody) -> ApiResu
 pub async fn create_one(caller: &Caller<Reader>, state: &AppState, input: DeviceInput) -> ApiResult<DeviceRow> {
     let admin = state.admin();
     let (organization, permit) = place(caller, admin, input.application).await?;
-    check_model(admin, organization, input.device_model(None)).await?;
+    check_model(admin, organization, input.device_model()).await?;
     let fields = device_remote::prepare(state, organization, None, input.into_new(new_api_key)).await?;
     match writing(state, &caller.changed_by, fields.kind) {
         Some(writing) => writing.create(&permit, fields).await,
@@ -202,7 +202,7 @@ pub async fn update_one(
     if input.kind != stored.fields.kind {
         return Err(device_error(code::FAILED_TO_CREATE_OR_UPDATE_IOT_DEVICE));
     }
-    check_model(admin, organization, input.device_model(Some(&stored.fields))).await?;
+    check_model(admin, organization, input.device_model()).await?;
     let fields = input.into_changed(&stored.fields);
     let fields = device_remote::prepare(state, organization, Some(&stored.fields), fields).await?;
     if let Some(writing) = writing(state, &caller.changed_by, fields.kind) {

@@ -1,6 +1,7 @@
 //! `POST /api/v1/receive-data?apiKey=`: one transmission of an HTTP device.
 //!
-//! 204 only once it is durable. The key is in the query or in `X-API-KEY`; missing, empty or unknown: 403. The body is a JSON
+//! 204 only once it is durable. The key is in the query or in `X-API-KEY`; missing, empty or unknown: 403, whatever the body, which
+//! is read only of a device that is known and has to be there within [`body::READ_WITHIN`] (408). The body is a JSON
 //! object or array of at most 256 KiB in UTF-8, kept byte for byte; `Idempotency-Key` (at most 128 bytes) lets a device send again
 //! without making a second transmission. 503 with `Retry-After` when it cannot be made durable now,
 //! 429 with `Retry-After` when the key is heard too often.
@@ -57,6 +58,7 @@ impl FromRequest for Unread {
         (status = 204, description = "durable"),
         (status = 400, description = "what was sent is not right; `message` says what", body = Problem),
         (status = 403, description = "no such key", body = Problem),
+        (status = 408, description = "the body was not there in time", body = Problem),
         (status = 415, description = "neither JSON nor gzip", body = Problem),
         (status = 413, description = "too large", body = Problem),
         (status = 429, description = "too many; `Retry-After` says when to try again", body = Problem),
@@ -94,6 +96,9 @@ async fn accept(request: &HttpRequest, body: Unread, state: &AppState) -> Result
     let sender = api_key(request.query_string(), headers).ok_or_else(unknown_sender)?;
     check_content_type(headers)?;
     let event_id = idempotency_key(headers)?;
+    body::check_head(headers, INGEST_BODY_BYTES_MAX)?;
+    let intake = &state.ports.intake;
+    intake.recognise(SourceKind::Http, &sender).await.map_err(answer)?;
     let Unread(mut unread) = body;
     let payload = body::read(headers, &mut unread, INGEST_BODY_BYTES_MAX).await?;
     check_json(&payload)?;
@@ -105,13 +110,14 @@ async fn accept(request: &HttpRequest, body: Unread, state: &AppState) -> Result
         content_type: content_type(headers),
         payload,
     };
-    match state.ports.intake.accept(arrival).await {
-        Ok(_) => Ok(()),
-        Err(RefusedArrival::UnknownSender) => Err(unknown_sender()),
-        Err(RefusedArrival::TooOften { retry_after_ms }) => {
-            Err(ApiError::too_many(retry_after_ms.div_ceil(1000).max(1)))
-        }
-        Err(RefusedArrival::Later { retry_after_ms, .. }) => Err(ApiError::later(retry_after_ms.div_ceil(1000).max(1))),
+    intake.accept(arrival).await.map(|_| ()).map_err(answer)
+}
+
+fn answer(refused: RefusedArrival) -> ApiError {
+    match refused {
+        RefusedArrival::UnknownSender => unknown_sender(),
+        RefusedArrival::TooOften { retry_after_ms } => ApiError::too_many(retry_after_ms.div_ceil(1000).max(1)),
+        RefusedArrival::Later { retry_after_ms, .. } => ApiError::later(retry_after_ms.div_ceil(1000).max(1)),
     }
 }
 

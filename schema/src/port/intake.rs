@@ -53,6 +53,12 @@ pub enum RefusedArrival {
 /// Accepts arrivals. Arrivals of one device that are handed in order are logged in that order.
 #[async_trait]
 pub trait Intake: Debug + Send + Sync + 'static {
+    /// Says of a sender what [`Intake::accept`] would, before its body is read: nobody is listened to for long whom nobody knows.
+    ///
+    /// # Errors
+    /// [`RefusedArrival::UnknownSender`], or [`RefusedArrival::Later`] when it cannot be told now.
+    async fn recognise(&self, source: SourceKind, sender: &DeviceKey) -> Result<(), RefusedArrival>;
+
     /// Accepts one arrival; returns when it is durable.
     async fn accept(&self, arrival: Arrival) -> Result<Accepted, RefusedArrival>;
 

@@ -96,20 +96,33 @@ async fn with_parts(
     Ok(found)
 }
 
+/// What a `data_target t` of each type has besides its secrets, in the API's names.
+pub(super) const TARGET_SETTINGS: &str = "CASE t.type WHEN 'OPENDATADK' THEN '{}'::jsonb \
+     WHEN 'MQTT' THEN jsonb_build_object('url', t.url, 'timeout', t.timeout_ms, 'mqttPort', t.mqtt_port, \
+          'mqttTopic', t.mqtt_topic, 'mqttQos', t.mqtt_qos, 'mqttUsername', t.mqtt_username) \
+     WHEN 'FIWARE' THEN jsonb_build_object('url', t.url, 'timeout', t.timeout_ms, 'tenant', t.tenant, \
+          'context', t.context, 'tokenEndpoint', t.token_endpoint, 'clientId', t.client_id) \
+     ELSE jsonb_build_object('url', t.url, 'timeout', t.timeout_ms) END";
+
 async fn targets_by_application(
     db: &impl GenericClient,
     ids: &[i64],
 ) -> Result<std::collections::HashMap<i64, Vec<TargetSummary>>, AdminError> {
-    let sql = "SELECT t.application_id, t.id, t.type, t.name, t.last_message_at, t.created_at AS t_created_at, \
-               t.updated_at AS t_updated_at, t.created_by AS t_created_by, t.updated_by AS t_updated_by \
-               FROM data_target t WHERE t.application_id = ANY($1) ORDER BY t.id";
+    let sql = format!(
+        "SELECT t.application_id, t.id, t.type, t.name, t.last_message_at, {TARGET_SETTINGS} AS settings, \
+         t.secrets_enc IS NOT NULL AS has_secrets, t.created_at AS t_created_at, t.updated_at AS t_updated_at, \
+         t.created_by AS t_created_by, t.updated_by AS t_updated_by \
+         FROM data_target t WHERE t.application_id = ANY($1) ORDER BY t.id"
+    );
     let mut found: std::collections::HashMap<i64, Vec<TargetSummary>> = std::collections::HashMap::new();
-    for r in db.query(sql, &[&ids]).await.map_err(pg)? {
+    for r in db.query(&sql, &[&ids]).await.map_err(pg)? {
         let target = TargetSummary {
             id: r.get("id"),
             r#type: r.get("type"),
             name: r.get("name"),
             last_message_at: r.get("last_message_at"),
+            settings: r.get("settings"),
+            has_secrets: r.get("has_secrets"),
             stamps: row::stamps(&r, "t"),
         };
         found.entry(r.get("application_id")).or_default().push(target);

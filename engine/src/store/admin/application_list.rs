@@ -14,7 +14,7 @@ use sluse_schema::port::admin::{
 };
 use tokio_postgres::types::Json;
 
-use super::application::{FILTER, FilterParams, IS_ALERT, status_check};
+use super::application::{FILTER, FilterParams, IS_ALERT, TARGET_SETTINGS, status_check};
 use super::{device_lists, pg, row};
 
 /// Devices of one application that a list shows.
@@ -26,6 +26,8 @@ struct Target {
     r#type: String,
     name: String,
     last_message_at: Option<DateTime<Utc>>,
+    settings: serde_json::Value,
+    has_secrets: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     created_by: Option<i64>,
@@ -39,6 +41,8 @@ impl From<Target> for TargetSummary {
             r#type: target.r#type,
             name: target.name,
             last_message_at: target.last_message_at,
+            settings: target.settings,
+            has_secrets: target.has_secrets,
             stamps: Stamps {
                 created_at: target.created_at,
                 updated_at: target.updated_at,
@@ -86,6 +90,7 @@ pub(super) async fn page(
             FROM application a WHERE {condition} ORDER BY place LIMIT $6 OFFSET $7) \
          SELECT {}, {}, a.num_all, {IS_ALERT} AS is_alert, \
             (SELECT jsonb_agg(jsonb_build_object('id', t.id, 'type', t.type, 'name', t.name, 'last_message_at', t.last_message_at, \
+                    'settings', {TARGET_SETTINGS}, 'has_secrets', t.secrets_enc IS NOT NULL, \
                     'created_at', t.created_at, 'updated_at', t.updated_at, 'created_by', t.created_by, \
                     'updated_by', t.updated_by) ORDER BY t.id) \
              FROM data_target t WHERE t.application_id = a.id) AS targets \

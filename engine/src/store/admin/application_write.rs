@@ -99,15 +99,35 @@ pub async fn update(
     if is_move {
         check_target(target_permit, draft.organization)?;
     }
-    let update = "UPDATE application SET organization_id = $2, name = $3, description = $4, status = $5, start_date = $6, \
-                  end_date = $7, category = $8, owner = $9, contact_person = $10, contact_email = $11, \
-                  contact_phone = $12, personal_data = $13, hardware = $14, \
-                  controlled_properties = COALESCE($15, controlled_properties), \
-                  device_types = COALESCE($16, device_types), updated_by = $17, updated_at = now() WHERE id = $1";
+    // What a client did not speak of stays.
+    let column = |name: &str, sent: &str| {
+        if draft.kept.contains(&name) {
+            format!("{name} = COALESCE({name}, {sent})")
+        } else {
+            format!("{name} = {sent}")
+        }
+    };
+    let columns = [
+        column("description", "$4"),
+        column("status", "$5"),
+        column("category", "$8"),
+        column("owner", "$9"),
+        column("contact_person", "$10"),
+        column("contact_email", "$11"),
+        column("contact_phone", "$12"),
+        column("personal_data", "$13"),
+        column("hardware", "$14"),
+    ];
+    let update = format!(
+        "UPDATE application SET organization_id = $2, name = $3, start_date = $6, end_date = $7, {}, \
+         controlled_properties = COALESCE($15, controlled_properties), \
+         device_types = COALESCE($16, device_types), updated_by = $17, updated_at = now() WHERE id = $1",
+        columns.join(", ")
+    );
     write
         .db()
         .execute(
-            update,
+            &update,
             &[
                 &id.0,
                 &draft.organization.0,

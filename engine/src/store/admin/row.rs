@@ -150,12 +150,14 @@ pub async fn permissions_of_application(
     Ok(db.query(&sql, &[&id.0]).await.map_err(pg)?.iter().map(permission).collect())
 }
 
-/// Applications of these organisations, by organisation.
+/// Applications of these organisations, by organisation, those that were changed last at the end: so the reference's table has them.
 pub async fn applications_by_organization(
     db: &impl GenericClient,
     ids: &[i64],
 ) -> Result<HashMap<i64, Vec<ApplicationRow>>, AdminError> {
-    let sql = format!("SELECT {APPLICATION} FROM application a WHERE a.organization_id = ANY($1) ORDER BY a.id");
+    let sql = format!(
+        "SELECT {APPLICATION} FROM application a WHERE a.organization_id = ANY($1) ORDER BY a.updated_at, a.id"
+    );
     let mut found: HashMap<i64, Vec<ApplicationRow>> = HashMap::new();
     for row in db.query(&sql, &[&ids]).await.map_err(pg)? {
         let application = application(&row);

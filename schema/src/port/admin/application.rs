@@ -59,6 +59,8 @@ pub struct ApplicationDraft {
     pub device_types: Option<Vec<String>>,
     /// Groups of the same organisation. `None`: stay.
     pub permissions: Option<Vec<i64>>,
+    /// Columns, as the database names them, that stay as they are on a change: a client did not speak of them.
+    pub kept: Vec<&'static str>,
 }
 
 /// Whether anything is wrong with an application: no target, or a device silent for a day.
@@ -93,6 +95,10 @@ pub struct TargetSummary {
     pub r#type: String,
     pub name: String,
     pub last_message_at: Option<DateTime<Utc>>,
+    /// What its type has, in the API's names.
+    pub settings: serde_json::Value,
+    /// Whether it has a secret.
+    pub has_secrets: bool,
     pub stamps: Stamps,
 }
 
