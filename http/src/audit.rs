@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage, HttpRequest, web};
+use futures_util::FutureExt;
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use serde_json::Value;
 use sluse_schema::id::OrganizationId;
@@ -85,17 +87,64 @@ pub async fn note(state: &AppState, by: &ChangedBy, address: Option<IpAddr>, eve
     }
 }
 
-/// Middleware, inside of authentication.
+/// Middleware, inside of authentication. A handler that panics leaves its line too; the panic goes on outwards.
 pub async fn note_failures(
     request: ServiceRequest,
     next: Next<impl MessageBody>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    let response = next.call(request).await?;
+    let meant = Meant::of(request.request());
+    let response = match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        Ok(response) => response?,
+        Err(panic) => {
+            if let Some(meant) = meant {
+                note(&meant.state, &meant.by, meant.address, &meant.event).await;
+            }
+            std::panic::resume_unwind(panic);
+        }
+    };
     let status = response.status();
     if status.is_client_error() || status.is_server_error() {
         note_failure(response.request(), status, response.response().error()).await;
     }
     Ok(response)
+}
+
+/// What a request was about to change. Taken before its handler runs: a handler that panicked leaves no request behind.
+struct Meant {
+    state: web::Data<AppState>,
+    by: ChangedBy,
+    address: Option<IpAddr>,
+    event: AuditEvent,
+}
+
+impl Meant {
+    fn of(request: &HttpRequest) -> Option<Self> {
+        if request.method().is_safe() || !is_of_people(request.path()) {
+            return None;
+        }
+        let state = request.app_data::<web::Data<AppState>>()?.clone();
+        let address = state.remote_address(request);
+        let (by, organizations) = caller(request, address);
+        let (entity, action) = entity_and_action(request.method(), request.path());
+        let event = AuditEvent {
+            action,
+            entity: entity.to_owned(),
+            // The route is not known yet: the first part of the path that is a number.
+            entity_id: request.path().split('/').find_map(|part| part.parse().ok()),
+            name: None,
+            organizations,
+            failure: Some("500 the handler panicked".to_owned()),
+        };
+        Some(Self { state, by, address, event })
+    }
+}
+
+/// Who is calling, and whose administrators may read what becomes of it.
+fn caller(request: &HttpRequest, address: Option<IpAddr>) -> (ChangedBy, Vec<OrganizationId>) {
+    match request.extensions().get::<Authentication>() {
+        Some(Authentication::Known(known)) => (changed_by(request, known), known.principal.organizations()),
+        _ => (ChangedBy::nobody(address.map(|a| a.to_string()), request_id(request)), Vec::new()),
+    }
 }
 
 async fn note_failure(request: &HttpRequest, status: StatusCode, error: Option<&actix_web::Error>) {
@@ -107,10 +156,7 @@ async fn note_failure(request: &HttpRequest, status: StatusCode, error: Option<&
         return;
     }
     let address = state.remote_address(request);
-    let (by, organizations) = match &authentication {
-        Some(Authentication::Known(known)) => (changed_by(request, known), known.principal.organizations()),
-        _ => (ChangedBy::nobody(address.map(|a| a.to_string()), request_id(request)), Vec::new()),
-    };
+    let (by, organizations) = caller(request, address);
     let event = event(request, status, error, organizations);
     note(state, &by, address, &event).await;
 }

@@ -298,7 +298,12 @@ impl Api {
 
     /// Another node over the same database; its base address.
     pub async fn another_node(&self) -> String {
-        let store = connect(self.url.clone()).await;
+        self.node_over(self.url.clone()).await
+    }
+
+    /// Another node that reaches the database by this address.
+    pub async fn node_over(&self, url: Secret) -> String {
+        let store = connect(url).await;
         let listen = "127.0.0.1:0".parse().unwrap();
         let http = serve(listen, &store, Arc::default(), Arc::default(), self.behind.clone()).await;
         format!("http://{}/api/v1", http.addrs[0])

@@ -6,6 +6,7 @@ mod api_keys;
 mod audit;
 mod audit_walk;
 mod bodies;
+mod counting_proxy;
 mod document;
 mod every_route;
 mod fixture;
@@ -32,6 +33,7 @@ mod program;
 mod redis_server;
 mod registry;
 mod roles;
+mod rows;
 #[allow(dead_code, reason = "the other tests of content use more of it")]
 #[path = "../content/server.rs"]
 mod server;
@@ -40,6 +42,7 @@ mod server;
 mod sigfox_server;
 mod silence;
 mod smtp;
+mod statements;
 mod tenants;
 mod told;
 mod users;
@@ -228,6 +231,9 @@ async fn a_handler_that_panics_is_a_500_and_the_server_goes_on() {
     let body = json!({"code": "\"function decode() {}\"", "iotDeviceJsonString": "{}", "rawPayloadJsonString": "{}"});
     let (status, answer) = api.post("/test-payload-decoder", body).await;
     assert_eq!((status, answer), (500, json!({"statusCode": 500, "message": "Internal server error"})));
+    let line = "SELECT count(*) FROM change_log WHERE NOT succeeded AND entity = 'test-payload-decoder' AND user_id = 1 \
+                AND reason = '500 the handler panicked' AND request_id IS NOT NULL";
+    assert_eq!(api.number(line).await, 1);
     assert_eq!(api.get("/auth/me").await.0, 200);
 }
 

@@ -10,6 +10,7 @@ mod open_data;
 mod refusals;
 mod roles;
 mod search;
+mod secret_matrix;
 mod secrets;
 mod server;
 mod shapes;

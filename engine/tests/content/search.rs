@@ -33,6 +33,18 @@ async fn rows_are_found_by_name_and_identifier_and_only_within_the_tenant() {
     // Nothing of a text is a wildcard.
     assert_eq!(search(&engine, &own.token, "50%_zebra \\").await, [device(&http)]);
     assert_eq!(search(&engine, &own.token, "5%zebra").await, []);
+    // One or two characters, wherever they stand, in any case.
+    let odd = engine.made(&own.token, "/iot-device", http_device("ǂ Ǽq", own.application)).await;
+    for text in ["ǂ", "ǽ", "Ǽ", "Q", "ǼQ", "ǂ ", "q"] {
+        assert_eq!(search(&engine, &own.token, text).await, [device(&odd)], "{text}");
+        let of_all = search(&engine, &engine.admin, text).await;
+        assert!(of_all.contains(&device(&odd)), "{text}");
+    }
+    for text in ["ǂq", "qǼ", "%", "_"] {
+        let found = search(&engine, &own.token, text).await;
+        assert!(!found.contains(&device(&odd)), "{text}");
+    }
+    assert_eq!(search(&engine, &own.token, "\\").await, [device(&http)]);
     // Whole identifiers, in any case, and found by nobody else.
     assert_eq!(search(&engine, &own.token, "a81758fffe0000aa").await, [device(&lora)]);
     assert_eq!(search(&engine, &own.token, "A81758FFFE0000AA").await, [device(&lora)]);

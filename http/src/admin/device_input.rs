@@ -13,7 +13,7 @@ use sluse_schema::secret::Secret;
 use super::device_shape::{
     APPLICATION_SESSION_KEY, MQTT_KEY, MQTT_PASSWORD, NETWORK_SESSION_KEY, OTAA_KEY, SIGFOX_PAC,
 };
-use super::mask::{means_keep, merged};
+use super::mask::{NO_NUL, means_keep, merged};
 use crate::error::code;
 use crate::validate::{Form, Rule};
 
@@ -141,6 +141,7 @@ impl Settings<'_> {
         let is_kept = means_keep(sent) && self.stored_secret(name).is_some();
         if !is_kept {
             check(form);
+            form.beyond(|form| form.text_opt(name, &[NO_NUL]));
         }
         self.secret_opt(name);
     }

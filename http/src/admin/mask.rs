@@ -5,6 +5,10 @@ use serde_json::Value;
 use sluse_schema::secret::Secret;
 
 pub use crate::validate::MASK;
+use crate::validate::Rule;
+
+/// No text that PostgreSQL or MQTT holds has it, and no secret should be an exception.
+pub const NO_NUL: Rule = Rule::Custom("matches", "a secret must be without NUL", |text| !text.contains('\0'));
 
 /// How an answer shows secrets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

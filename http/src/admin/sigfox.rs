@@ -16,7 +16,7 @@ use sluse_schema::port::sigfox::{SigfoxError, SigfoxLogin};
 use sluse_schema::secret::Secret;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use super::mask::means_keep;
+use super::mask::{NO_NUL, means_keep};
 use super::view;
 use crate::audit;
 use crate::authz::{ApplicationAdmin, Caller, Reader, Rule as CallerRule};
@@ -144,7 +144,11 @@ fn login(form: &mut Form<'_>, stored: Option<&SigfoxLogin>) -> SigfoxLogin {
     let username = form.text("username", &[Rule::Min(1), Rule::Max(1024)]);
     let password = match stored {
         Some(stored) if means_keep(form.get("password")) => stored.password.clone(),
-        _ => Secret::new(form.text("password", &[Rule::Min(1), Rule::Max(1024)])),
+        _ => {
+            let password = form.text("password", &[Rule::Min(1), Rule::Max(1024)]);
+            form.beyond(|form| form.text_opt("password", &[NO_NUL]));
+            Secret::new(password)
+        }
     };
     SigfoxLogin { username, password }
 }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use sluse_schema::id::ApplicationId;
 use sluse_schema::port::admin::target::{Dataset, TargetFields, TargetType};
 
-use super::mask::{means_keep, merged};
+use super::mask::{NO_NUL, means_keep, merged};
 use crate::error::ApiResult;
 use crate::validate::{Form, Rule, as_int};
 
@@ -118,9 +118,6 @@ fn is_host(host: Option<url::Host<&str>>) -> bool {
         other => other.is_some(),
     }
 }
-
-/// No text that PostgreSQL or MQTT holds has it, and no secret should be an exception.
-const NO_NUL: Rule = Rule::Custom("matches", "a secret must be without NUL", |text| !text.contains('\0'));
 
 /// Headers are one line of visible text, or they could smuggle others in.
 fn is_header_value(text: &str) -> bool {

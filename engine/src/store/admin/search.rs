@@ -1,8 +1,9 @@
 //! Search in PostgreSQL: one statement over every kind of row, each found through its own index.
 //!
-//! Names go through trigram indexes, identifiers through the indexes that devices are looked up by. Each kind contributes no more
-//! rows than the page reaches, and is counted up to a bound, so that a text that a million names hold costs no more than one that
-//! some thousand hold.
+//! Names go through trigram indexes, texts shorter than a trigram through an index of the single characters and pairs in a name,
+//! identifiers through the indexes that devices are looked up by. A tenant's applications are known before his devices are looked at.
+//! Each kind contributes no more rows than the page reaches, and is counted up to a bound, so that a text that a million names hold
+//! costs no more than one that some thousand hold.
 
 use async_trait::async_trait;
 use sluse_schema::id::{ApplicationId, DeviceKey, OrganizationId};
@@ -21,7 +22,12 @@ struct Identifiers {
     /// Upper case.
     sigfox_id: Option<String>,
     api_key_hash: Option<Vec<u8>>,
+    /// Shorter than what the trigram index can find.
+    is_short: bool,
 }
+
+/// Characters of a text that the trigram index finds.
+const TRIGRAM_CHARS: usize = 3;
 
 impl Identifiers {
     fn of(text: &str) -> Self {
@@ -34,12 +40,18 @@ impl Identifiers {
                 DeviceKey::ApiKey(hash) if is_uuid => Some(hash.to_vec()),
                 _ => None,
             },
+            is_short: text.chars().count() < TRIGRAM_CHARS,
         }
     }
 
-    /// The conditions on `iot_device d` that can hold at all, each with an index of its own: `$2` to `$4`.
+    /// The conditions on `iot_device d` that can hold at all, each with an index of its own: `$1` to `$4`, and `$11`,
+    /// the text itself.
     fn conditions(&self) -> String {
-        let mut conditions = "d.name ILIKE $1".to_owned();
+        let mut conditions = match self.is_short {
+            // For a short text the trigram index would be read whole: an expression keeps it out.
+            true => "name_grams(d.name) @> ARRAY[lower($11)] AND d.name || '' ILIKE $1".to_owned(),
+            false => "d.name ILIKE $1".to_owned(),
+        };
         for (is_asked, condition) in [
             (self.dev_eui.is_some(), "d.device_eui = $2"),
             (self.sigfox_id.is_some(), "(d.type = 'SIGFOX' AND upper(d.settings->>'deviceId') = $3)"),
@@ -72,28 +84,33 @@ fn pattern(text: &str) -> String {
 const GATEWAYS: &str = "gateway g WHERE (g.name ILIKE $1 OR g.gateway_id ILIKE $1) AND g.organization_id IS NOT NULL \
      AND ($10::bigint[] IS NULL OR g.organization_id = ANY($10))";
 
-/// Every kind's part of the statement: the same columns from each.
+/// Every kind's part of the statement: the same columns from each. Devices are found in any order first: if they are few, they are all
+/// there is to sort; only of many the newest are looked for in their order, which would read the whole table for a few.
 fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
-    let visible = |organization: &str, application: &str| {
-        if is_everything_visible {
-            "true".to_owned()
-        } else {
-            format!("({organization} = ANY($5::bigint[]) OR {application} = ANY($6::bigint[]))")
-        }
+    let visible = |id: &str, organization: &str| match is_everything_visible {
+        true => "true".to_owned(),
+        false => format!("({organization} = ANY($5::bigint[]) OR {id} = ANY($6::bigint[]))"),
     };
-    let devices_visible = visible("a.organization_id", "d.application_id");
+    let devices_visible = match is_everything_visible {
+        true => "true".to_owned(),
+        // An OR over two tables could use neither's index.
+        false => format!(
+            "d.application_id = ANY(ARRAY(SELECT v.id FROM application v WHERE {}))",
+            visible("v.id", "v.organization_id")
+        ),
+    };
     let device_hits = identifiers.conditions();
-    // A count needs the application only to know the tenant.
-    let counted_devices = if is_everything_visible {
-        format!("iot_device d WHERE ({device_hits})")
-    } else {
-        format!(
-            "iot_device d JOIN application a ON a.id = d.application_id WHERE ({device_hits}) AND {devices_visible}"
-        )
-    };
-    let applications = format!("application a WHERE a.name ILIKE $1 AND {}", visible("a.organization_id", "a.id"));
+    let devices = format!("({device_hits}) AND {devices_visible}");
+    let applications = format!("application a WHERE a.name ILIKE $1 AND {}", visible("a.id", "a.organization_id"));
     format!(
-        "WITH hits AS ( \
+        "WITH found AS MATERIALIZED (SELECT d.id FROM iot_device d WHERE {devices} LIMIT $9), \
+         counted AS MATERIALIZED (SELECT count(*) AS num FROM found), \
+         newest AS ( \
+            SELECT id FROM found WHERE (SELECT num FROM counted) < $9 \
+            UNION ALL \
+            (SELECT d.id FROM iot_device d WHERE (SELECT num FROM counted) >= $9 AND {devices} \
+             ORDER BY d.updated_at DESC, d.id DESC LIMIT $7 + $8)), \
+         hits AS ( \
             (SELECT 'Application' AS kind, a.id, a.name, a.organization_id, a.created_at, a.updated_at, NULL::bigint AS application_id, \
                     NULL::text AS device_type, NULL::text AS device_eui, NULL::text AS sigfox_id, false AS has_api_key \
              FROM {applications} ORDER BY a.updated_at DESC, a.id DESC LIMIT $7 + $8) \
@@ -101,7 +118,7 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
             (SELECT 'IoTDevice', d.id, d.name, a.organization_id, d.created_at, d.updated_at, d.application_id, d.type, \
                     COALESCE(d.settings->>'deviceEUI', d.device_eui), \
                     CASE WHEN d.type = 'SIGFOX' THEN d.settings->>'deviceId' END, d.api_key_hash IS NOT NULL \
-             FROM iot_device d JOIN application a ON a.id = d.application_id WHERE ({device_hits}) AND {devices_visible} \
+             FROM newest JOIN iot_device d ON d.id = newest.id JOIN application a ON a.id = d.application_id \
              ORDER BY d.updated_at DESC, d.id DESC LIMIT $7 + $8) \
             UNION ALL \
             (SELECT 'Gateway', g.id, g.name, g.organization_id, g.created_at, g.updated_at, NULL, NULL, g.gateway_id, NULL, false \
@@ -109,7 +126,7 @@ fn statement(identifiers: &Identifiers, is_everything_visible: bool) -> String {
          page AS (SELECT * FROM hits ORDER BY updated_at DESC, id DESC LIMIT $7 OFFSET $8) \
          SELECT p.*, n.num_all FROM ( \
             SELECT (SELECT count(*) FROM (SELECT 1 FROM {applications} LIMIT $9) c) \
-                 + (SELECT count(*) FROM (SELECT 1 FROM {counted_devices} LIMIT $9) c) \
+                 + (SELECT num FROM counted) \
                  + (SELECT count(*) FROM (SELECT 1 FROM {GATEWAYS} LIMIT $9) c) AS num_all) n \
          LEFT JOIN page p ON true ORDER BY p.updated_at DESC, p.id DESC"
     )
@@ -163,6 +180,7 @@ impl SearchStore for PgAdminStore {
                 Type::INT8,
                 Type::INT8,
                 Type::INT8_ARRAY,
+                Type::TEXT,
             ]
         };
         // Planned for this very text: how many names hold it decides which index is right.
@@ -181,6 +199,7 @@ impl SearchStore for PgAdminStore {
                     &query.offset,
                     &NUM_COUNTED_MAX,
                     &organization_ids(&query.gateways_of),
+                    &query.text,
                 ],
             )
             .await
@@ -207,6 +226,7 @@ mod tests {
         assert_eq!(Identifiers::of("1d1d1d").sigfox_id.as_deref(), Some("1D1D1D"));
         assert_eq!(Identifiers::of("abc"), Identifiers::default());
         assert_eq!(Identifiers::of("Room"), Identifiers::default());
+        assert_eq!(["æø", "æøå"].map(|text| Identifiers::of(text).is_short), [true, false], "characters, not bytes");
         assert!(Identifiers::of("31DAB038-6a3c-4a70-9a3e-0f7d7f6f0a11").api_key_hash.is_some());
     }
 }
