@@ -1,9 +1,7 @@
 //! Devices that are registered and never transmit: what a large installation's tables hold beside the part that sends just now.
 //!
 //! Decided here: they are copies of the first registered device, made in the engine's own database by one statement, because a million
-//! registrations through the API take most of an hour and nothing about them is measured. Only with the private PostgreSQL of one node.
-
-use std::path::Path;
+//! registrations through the API take most of an hour and nothing about them is measured.
 
 use anyhow::{Context as _, ensure};
 use tokio::process::Command;
@@ -22,20 +20,14 @@ INSERT INTO connection_device (connection_id, device_id)
 SELECT c.connection_id, made.id FROM made, first JOIN connection_device c ON c.device_id = first.id;
 ANALYZE iot_device, connection_device;";
 
-/// Registers `num` devices in the database of the engine whose data directory this is.
+/// Registers `num` devices in the database that `psql` is led to by these words.
 ///
 /// # Errors
-/// `psql` is missing, the engine uses another database, or there is no device to copy.
-pub async fn register(engine_dir: &Path, num: u32) -> anyhow::Result<()> {
-    let socket = engine_dir.join("postgres").join("run");
-    ensure!(
-        socket.is_dir(),
-        "silent devices need a node with its private PostgreSQL, and {} is not there",
-        socket.display()
-    );
+/// `psql` is missing, the database is not to be reached, or there is no device to copy.
+pub async fn register(database: &str, num: u32) -> anyhow::Result<()> {
     let mut command = Command::new("psql");
-    command.args(["--no-psqlrc", "--quiet", "--username=sluse", "--dbname=sluse", "--set=ON_ERROR_STOP=1"]);
-    command.arg(format!("--host={}", socket.display())).arg(format!("--set=num={num}")).arg("--file=-");
+    command.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]);
+    command.arg(format!("--dbname={database}")).arg(format!("--set=num={num}")).arg("--file=-");
     command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().context("psql cannot be started: install postgresql-client")?;
     if let Some(mut stdin) = child.stdin.take() {

@@ -37,6 +37,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     /// What the scenario cuts: one engine's line to Kafka.
     pub line: Option<TcpProxy>,
+    /// The engine's database as `psql` is told it.
+    pub database: String,
     /// Where the scenario lets the clock jump.
     pub clock: Option<FakeClock>,
     /// Where the scenario fills the log's disk. Unmounted last.
@@ -50,11 +52,14 @@ impl World {
         let mosquitto = Server::start(servers::mosquitto(&files.dir.join("mosquitto"), mqtt_port)?).await?;
         let mut env = Vec::new();
         let mut postgres = None;
+        let private = files.dir.canonicalize()?.join("sluse/postgres/run");
+        let mut database = format!("host={} user=sluse dbname=sluse", private.display());
         if scenario.has_database_server() {
             let port = free_port()?;
             let program = servers::initialised(&files.dir.join("postgres"), port).await?;
             postgres = Some(Mutex::new(Server::start(program).await?));
-            env.push(("DATABASE_URL", servers::postgres_url(port)));
+            database = servers::postgres_url(port);
+            env.push(("DATABASE_URL", database.clone()));
         }
         let mut redis = None;
         if scenario.redis {
@@ -113,7 +118,18 @@ impl World {
             nodes.push(Node { engine: Mutex::new(engine), pid, http_port });
         }
         let mqtt_port = mosquitto.port();
-        Ok(Self { mosquitto: Mutex::new(mosquitto), mqtt_port, postgres, redis, kafka, nodes, line, clock, disk })
+        Ok(Self {
+            database,
+            mosquitto: Mutex::new(mosquitto),
+            mqtt_port,
+            postgres,
+            redis,
+            kafka,
+            nodes,
+            line,
+            clock,
+            disk,
+        })
     }
 
     /// The engines' time of day jumps.

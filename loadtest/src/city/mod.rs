@@ -60,7 +60,7 @@ pub async fn run(cli: &Cli) -> anyhow::Result<Report> {
     let world = Arc::new(World::start(cli, &scenario, &files, &login).await?);
     say(&format!("Registering {} devices, their decoders and receivers …", scenario.load.devices));
     let report = match City::found(&scenario, Arc::clone(&world), &login).await {
-        Ok(mut city) => match register_silent(cli, &files, say).await {
+        Ok(mut city) => match register_silent(cli, &world, say).await {
             Ok(()) => {
                 say(&welcome(&world.base_urls(), world.mqtt_port, &login, &files.dir));
                 city.live(cli, &scenario, &files.dir).await
@@ -75,12 +75,12 @@ pub async fn run(cli: &Cli) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-async fn register_silent(cli: &Cli, files: &Files, say: impl Fn(&str)) -> anyhow::Result<()> {
+async fn register_silent(cli: &Cli, world: &World, say: impl Fn(&str)) -> anyhow::Result<()> {
     if cli.silent_devices == 0 {
         return Ok(());
     }
     say(&format!("Registering {} devices that stay silent …", cli.silent_devices));
-    crate::silent::register(&files.dir.join("sluse"), cli.silent_devices).await
+    crate::silent::register(&world.database, cli.silent_devices).await
 }
 
 fn welcome(base_urls: &[String], mqtt_port: u16, login: &Login, dir: &Path) -> String {
