@@ -28,6 +28,8 @@ use super::native;
 use super::record::record_of;
 use super::view::{BACK_IDLE_AFTER, Side, View};
 
+/// How long one request for a topic's partitions may take.
+const METADATA_WITHIN: Duration = Duration::from_secs(2);
 /// The thread looks around this often even when nobody wakes it.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// librdkafka's own events are served this often.
@@ -109,7 +111,7 @@ impl Reader {
         within: Duration,
     ) -> Result<(Offset, Offset), LogError> {
         let topic = self.config.topic(topic);
-        let asked = persist(within, |left| self.back.fetch_watermarks(&topic, partition.0 as i32, left));
+        let asked = self.persist(&topic, within, |left| self.back.fetch_watermarks(&topic, partition.0 as i32, left));
         let (start, end) = asked.map_err(|error| unavailable("where the log starts and ends", &error))?;
         Ok((Offset(start.max(0) as u64), Offset(end.max(0) as u64)))
     }
@@ -123,7 +125,7 @@ impl Reader {
         within: Duration,
     ) -> Result<Option<Offset>, LogError> {
         let topic = self.config.topic(topic);
-        let found = persist(within, |left| {
+        let found = self.persist(&topic, within, |left| {
             let mut asked = TopicPartitionList::with_capacity(1);
             asked.add_partition_offset(&topic, partition.0 as i32, KafkaOffset::Offset(at_ms.max(0)))?;
             let answered = self.back.offsets_for_times(asked, left)?;
@@ -136,6 +138,31 @@ impl Reader {
             })
         });
         found.map_err(|error| unavailable("an offset by its time", &error))
+    }
+
+    /// Asks again while partitions move, for as long as the caller waits.
+    ///
+    /// librdkafka answers from what it was last told of the topic. A broker that has just started may have told it of no partitions at all,
+    /// and a client that only asks is not told anew by itself for minutes: so it is made to ask.
+    fn persist<T>(
+        &self,
+        topic: &str,
+        within: Duration,
+        mut question: impl FnMut(Duration) -> Result<T, KafkaError>,
+    ) -> Result<T, KafkaError> {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+            match question(left) {
+                Err(error) if is_moving(&error) && Instant::now() < deadline => {
+                    if is_unknown(&error) {
+                        let _ = self.back.fetch_metadata(Some(topic), left.min(METADATA_WITHIN));
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Whether Kafka answers at all. Blocks.
@@ -162,18 +189,11 @@ impl Drop for Reader {
     }
 }
 
-/// Asks again while the answer is only that a partition's leader is moving.
-fn persist<T>(within: Duration, mut question: impl FnMut(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
-    let deadline = Instant::now() + within;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-        match question(left) {
-            Err(error) if is_moving(&error) && Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(100))
-            }
-            answer => return answer,
-        }
-    }
+fn is_unknown(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition)
+    )
 }
 
 fn is_moving(error: &KafkaError) -> bool {
