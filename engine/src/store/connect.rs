@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
-use sluse_schema::device::DeviceRef;
-use sluse_schema::id::{DeviceId, DeviceKey};
+use sluse_schema::id::DeviceId;
 use sluse_schema::port::{Activation, StoreError};
 use sluse_schema::secret::Secret;
 
@@ -93,7 +92,6 @@ pub struct Store {
     pub(super) num_partitions: u32,
     pub(super) scripts: ScriptCache,
     pub(super) ends: SharedEnds,
-    pub(super) finding: Gather<DeviceKey, DeviceRef>,
     pub(super) activating: Gather<DeviceId, Activation>,
     pub(super) listener: Listener,
     _io: Arc<IoThread>,
@@ -129,19 +127,9 @@ impl Store {
             .map_or(Ok(()), |stored| Err(OpenError::OtherPartitions { stored, ours: num_partitions }))?;
         let listener = Listener::start(&url, &io)?;
         let (scripts, ends) = (ScriptCache::default(), SharedEnds::default());
-        let (finding, activating) = (Gather::default(), Gather::default());
-        let store = Arc::new(Self {
-            pool,
-            look_ups,
-            cipher,
-            num_partitions,
-            scripts,
-            ends,
-            finding,
-            activating,
-            listener,
-            _io: io,
-        });
+        let activating = Gather::default();
+        let store =
+            Arc::new(Self { pool, look_ups, cipher, num_partitions, scripts, ends, activating, listener, _io: io });
         store.assign_target_partitions().await?;
         Ok(store)
     }

@@ -24,15 +24,9 @@ const READ_TIMEOUT: Duration = Duration::from_secs(6);
 #[async_trait]
 impl DeviceDirectory for Store {
     async fn find_devices(&self, keys: &[DeviceKey]) -> Result<Vec<Option<DeviceRef>>, StoreError> {
-        self.finding.ask(keys, |keys| self.find_all(keys)).await
-    }
-}
-
-impl Store {
-    async fn find_all(&self, keys: Vec<DeviceKey>) -> Result<Vec<Option<DeviceRef>>, StoreError> {
         let mut euis: Vec<String> = Vec::new();
         let mut hashes: Vec<&[u8]> = Vec::new();
-        for key in &keys {
+        for key in keys {
             match key {
                 DeviceKey::DevEui(eui) => euis.push(eui.to_string()),
                 DeviceKey::ApiKey(hash) => hashes.push(hash),

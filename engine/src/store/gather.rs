@@ -1,6 +1,6 @@
-//! Look-ups of several callers as one query. Partitions activate their devices each for itself and the gate looks senders up per batch of
-//! uplinks, so that with many silent devices a query is for one or two of them; and what a query costs is mostly its own: asking for
-//! twenty devices costs little more than asking for one.
+//! Look-ups of several callers as one query. Partitions activate their devices each for itself, so that with many silent devices a query
+//! is for one or two of them; and what a query costs is mostly its own: asking for twenty devices costs little more than asking for one.
+//! Not for looking senders up: the gate does that one batch at a time, and would only wait for nobody.
 //!
 //! Decided here: whoever finds nobody waiting waits [`GATHER`] for others, then asks for all. If it is stopped meanwhile (its actor
 //! ended), the others notice and ask again. Limit: [`NUM_QUESTIONS_MAX`] in one query.
