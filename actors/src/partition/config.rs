@@ -18,6 +18,8 @@ pub struct DeviceStageConfig {
     pub limits: WindowLimits,
     /// A step is committed at least this often while there is something to commit.
     pub step_interval: Duration,
+    /// While uplinks come in, all partitions read them this often, at the same moments.
+    pub read_interval: Duration,
     /// Changed devices are stored this often …
     pub flush_interval: Duration,
     /// … or, while more than `num_flush_soon_max` of them wait, only this often: devices that go on transmitting then cost one row
@@ -47,6 +49,7 @@ impl Default for DeviceStageConfig {
                 num_step_bytes_max: 8 << 20,
             },
             step_interval: Duration::from_millis(25),
+            read_interval: Duration::from_millis(25),
             flush_interval: Duration::from_secs(1),
             flush_interval_max: Duration::from_secs(10),
             num_flush_soon_max: 64,

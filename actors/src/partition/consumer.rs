@@ -7,7 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle, WrapFuture,
+};
 use metrics::counter;
 use sluse_schema::id::DeviceId;
 use sluse_schema::partition::PartitionId;
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::beat::Beat;
 use super::config::{DevicePorts, DeviceStageConfig};
 use super::devices::Slot;
 use super::message::{Abandon, Drain};
@@ -67,8 +70,14 @@ pub struct PartitionConsumer {
     /// P, for flushes that must not be ahead of it.
     pub(crate) committed: watch::Sender<u64>,
     is_fetching: bool,
+    beat: Beat,
+    /// The moment after the last read; who finds nothing more to read waits for it.
+    next_beat: Instant,
+    /// Whether the last read left something.
+    is_behind: bool,
     pub(crate) is_committing: bool,
-    pub(crate) is_step_timed: bool,
+    /// Commits what is done by then; set with the first that is done after a step.
+    pub(crate) step_timer: Option<SpawnHandle>,
     is_taken: bool,
     pub(crate) draining: Option<oneshot::Sender<bool>>,
     pub(crate) guard: ExitGuard,
@@ -76,7 +85,13 @@ pub struct PartitionConsumer {
 
 impl PartitionConsumer {
     /// A consumer that takes its partition when it starts.
-    pub fn new(partition: PartitionId, config: DeviceStageConfig, ports: DevicePorts, guard: ExitGuard) -> Self {
+    pub fn new(
+        partition: PartitionId,
+        config: DeviceStageConfig,
+        beat: Beat,
+        ports: DevicePorts,
+        guard: ExitGuard,
+    ) -> Self {
         let (failures, listed) = mpsc::channel(NUM_FAILURES_WAITING_MAX);
         FailureLister::spawn(Arc::clone(&ports.store), listed);
         let shared = DeviceContext {
@@ -109,8 +124,11 @@ impl PartitionConsumer {
             flush_many_at: Instant::now(),
             committed: watch::channel(0).0,
             is_fetching: false,
+            beat,
+            next_beat: Instant::now(),
+            is_behind: true,
             is_committing: false,
-            is_step_timed: false,
+            step_timer: None,
             is_taken: false,
             draining: None,
             guard,
@@ -158,12 +176,17 @@ impl PartitionConsumer {
         self.is_fetching = true;
         let limit = ReadLimit { num_records_max: num_records.min(NUM_READ_MAX), num_bytes_max: num_bytes };
         let (log, partition, from) = (Arc::clone(&self.ports.log), self.partition, self.window.next());
+        let (next_beat, is_behind) = (self.next_beat, self.is_behind);
         let read = async move {
+            if !is_behind {
+                tokio::time::sleep_until(next_beat).await;
+            }
             let mut num_failures = 0;
             loop {
                 match log.read(Topic::Uplinks, partition, from, limit).await {
                     Ok(batch) if batch.records.is_empty() && batch.next == from => {
                         log.wait_for(Topic::Uplinks, partition, from).await;
+                        tokio::time::sleep_until(next_beat).await;
                     }
                     Err(LogError::Unavailable(error)) => {
                         num_failures += 1;
@@ -188,6 +211,8 @@ impl PartitionConsumer {
 
     fn take_in(&mut self, batch: ReadBatch, ctx: &mut Context<Self>) {
         self.log_end = batch.end;
+        self.is_behind = batch.next < batch.end;
+        self.next_beat = self.beat.after(Instant::now());
         let until = self.replay_until.unwrap_or(Offset(u64::MAX));
         for record in batch.records.into_iter().take_while(|r| r.offset < until) {
             self.hand_out(record, ctx);

@@ -172,6 +172,11 @@ impl Window {
         self.num_done_ahead
     }
 
+    /// Whether something is done and nothing is open.
+    pub fn is_all_done(&self) -> bool {
+        !self.entries.is_empty() && self.num_done_ahead == self.entries.len()
+    }
+
     /// Takes the next step: the longest run of done uplinks from the head, with what each ended as. `None`: nothing moves.
     pub fn take_step(&mut self, partition: PartitionId) -> Option<(Step, Vec<Outcome>)> {
         let mut outputs = Vec::new();

@@ -13,6 +13,7 @@ use sluse_schema::partition::PartitionId;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
+use super::beat::Beat;
 use super::config::{DevicePorts, DeviceStageConfig};
 use super::consumer::PartitionConsumer;
 use super::message::{Abandon, Changed, Drain, ReloadAll};
@@ -24,6 +25,7 @@ use crate::table::HashMap;
 #[derive(Debug)]
 struct PartitionHost {
     config: DeviceStageConfig,
+    beat: Beat,
     ports: DevicePorts,
     consumers: HashMap<PartitionId, Supervised<PartitionConsumer>>,
 }
@@ -57,14 +59,14 @@ impl Handler<Assign> for PartitionHost {
 
     fn handle(&mut self, Assign(partitions): Assign, _: &mut Self::Context) {
         for partition in partitions {
-            let (config, ports) = (self.config, self.ports.clone());
+            let (config, beat, ports) = (self.config, self.beat, self.ports.clone());
             self.consumers.entry(partition).or_insert_with(|| {
                 supervise("partition", format!("uplinks/{partition}"), move |guard| {
                     let ports = ports.clone();
                     PartitionConsumer::create(move |ctx| {
                         // Every device's actor may report all that is open.
                         ctx.set_mailbox_capacity(config.limits.num_open_max + 16);
-                        PartitionConsumer::new(partition, config, ports, guard)
+                        PartitionConsumer::new(partition, config, beat, ports, guard)
                     })
                 })
             });
@@ -162,10 +164,12 @@ impl DeviceStage {
     /// Starts the stage on these arbiters, with no partition yet.
     pub fn start(config: DeviceStageConfig, ports: &DevicePorts, arbiters: &[ArbiterHandle]) -> Self {
         assert!(!arbiters.is_empty(), "a stage needs an arbiter to run on");
+        let beat = Beat::every(config.read_interval);
         let hosts = arbiters.iter().map(|arbiter| {
             let ports = ports.clone();
             PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {
                 config,
+                beat,
                 ports,
                 consumers: HashMap::default(),
             })

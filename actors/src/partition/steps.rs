@@ -50,25 +50,28 @@ pub async fn commit(log: &dyn Log, step: Step) -> Result<(), Lost> {
 }
 
 impl PartitionConsumer {
-    /// Commits now if a full step waits, or soon if anything does.
+    /// Commits now if a full step waits or everything that was read is done, or soon if anything is done.
     pub(super) fn commit_when_due(&mut self, ctx: &mut Context<Self>) {
         if self.is_committing {
             return;
         }
-        if self.window.is_step_full() || self.draining.is_some() {
+        if self.window.is_step_full() || self.window.is_all_done() || self.draining.is_some() {
             self.commit_now(ctx);
-        } else if self.window.num_done() > 0 && !self.is_step_timed {
-            self.is_step_timed = true;
-            ctx.run_later(self.config.step_interval, |actor, ctx| {
-                actor.is_step_timed = false;
+        } else if self.window.num_done() > 0 && self.step_timer.is_none() {
+            let timer = ctx.run_later(self.config.step_interval, |actor, ctx| {
+                actor.step_timer = None;
                 actor.commit_now(ctx);
             });
+            self.step_timer = Some(timer);
         }
     }
 
     fn commit_now(&mut self, ctx: &mut Context<Self>) {
         if self.is_committing {
             return;
+        }
+        if let Some(timer) = self.step_timer.take() {
+            ctx.cancel_future(timer);
         }
         if self.is_replaying() {
             return self.pass_replayed(ctx);

@@ -318,6 +318,30 @@ async fn silent_devices_leave_memory_and_come_back_with_their_state() {
 }
 
 #[actix::test]
+async fn what_comes_between_two_moments_is_one_step_and_what_comes_after_a_pause_does_not_wait() {
+    tokio::time::pause();
+    let rig = Rig::new(MemoryDeviceStore::with_devices(5, &[(1, None)]), FnDecoder::echo()).await;
+    for device in 1..=5 {
+        rig.send(device, 0).await;
+    }
+    settle().await;
+    let began_at = tokio::time::Instant::now();
+    let mut steps = vec![rig.log.committed(PARTITION).await.unwrap()];
+    for n in 0..200 {
+        rig.send(1 + n % 5, n as u64).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        steps.push(rig.log.committed(PARTITION).await.unwrap());
+    }
+    assert!(steps[3] > steps[0], "the first uplink after a pause waited for those behind it: {steps:?}");
+    let num_moments = began_at.elapsed().as_millis() / DeviceStageConfig::default().read_interval.as_millis();
+    settle().await;
+    assert_eq!(rig.deliveries().len(), 205);
+    steps.dedup();
+    let num_steps = (steps.len() - 1) as u128;
+    assert!(num_steps <= num_moments + 2, "{num_steps} steps between {num_moments} moments: {steps:?}");
+}
+
+#[actix::test]
 async fn draining_leaves_nothing_open_and_everything_stored() {
     tokio::time::pause();
     let rig = Rig::new(MemoryDeviceStore::with_devices(5, &[(1, Some(1))]), FnDecoder::echo()).await;

@@ -198,6 +198,7 @@ impl Plan {
                 num_step_max: one_of(rng, &[1, 5, 1_000]),
                 num_step_bytes_max: one_of(rng, &[1, 500, 8 << 20]),
             },
+            read_interval: Duration::from_millis(one_of(rng, &[0, 25, 200])),
             flush_interval: Duration::from_millis(one_of(rng, &[300, 1_000, 3_000])),
             num_flush_rows_max: one_of(rng, &[1, 1_000]),
             passivate_after: Duration::from_secs(one_of(rng, &[1, 900])),

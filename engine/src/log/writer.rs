@@ -31,7 +31,7 @@ const BATCH_BYTES_MAX: usize = 8 << 20;
 const TICK: Duration = Duration::from_millis(500);
 /// While commits follow each other they start this far apart: a sync costs the same for ten records and for a thousand. What comes
 /// after a pause is written at once.
-const GATHER: Duration = Duration::from_millis(6);
+const GATHER: Duration = Duration::from_millis(10);
 /// How often the writer looks whether the store has caught up.
 const STALL_STEP: Duration = Duration::from_millis(2);
 

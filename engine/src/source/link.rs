@@ -27,9 +27,11 @@ use tokio_rustls::TlsConnector;
 
 /// What one read may bring.
 const READ_BYTES: usize = 128 * 1024;
-/// Reads follow each other at least this far apart: a busy broker writes every event by itself, and reading each by itself would
-/// cost as many wake-ups. The first event after a pause is read at once.
-const GATHER: Duration = Duration::from_millis(1);
+/// Reads that bring less than [`WORTH_A_READ_BYTES`] follow each other at least this far apart: a busy broker writes every event by
+/// itself, and reading each by itself would cost as many wake-ups. The first event after a pause is read at once.
+const GATHER: Duration = Duration::from_millis(5);
+/// A read that brought so much is followed by the next one at once: what came meanwhile may not fit into the kernel's buffer.
+const WORTH_A_READ_BYTES: usize = READ_BYTES / 4;
 /// The packet id of the only SUBSCRIBE of a connection.
 const SUBSCRIBE_ID: u16 = 1;
 
@@ -208,10 +210,13 @@ impl Link {
         tokio::select! {
             written = write(&mut self.writer, &mut self.outbound, &mut self.is_unflushed), if has_output => Ok(written?),
             num_bytes = read(&mut self.reader, &mut self.inbound, self.read_not_before), if may_read => {
-                if num_bytes? == 0 {
+                let num_bytes = num_bytes?;
+                if num_bytes == 0 {
                     return Err(LinkError::Closed);
                 }
-                self.read_not_before = Instant::now() + GATHER;
+                if num_bytes < WORTH_A_READ_BYTES {
+                    self.read_not_before = Instant::now() + GATHER;
+                }
                 Ok(())
             }
             () = sleep_until(self.ping_at) => {
