@@ -1,5 +1,5 @@
-//! How fast a receiver that was away gets what it missed, and what that costs the others: from the end of each of its phases until
-//! nothing of it is late any more. Pure.
+//! How fast a receiver that was away gets what it missed, and what that costs the others: from its first delivery after the end of
+//! each of its phases until nothing of it is late any more. How long the engine took to notice is told beside it. Pure.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -13,7 +13,9 @@ use crate::scenario::Target;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct CatchUp {
     pub target: String,
-    /// Deliveries that it was owed when its phase ended.
+    /// From the end of its phase until something reached it: the rest of the circuit breaker's wait.
+    pub waited_s: f64,
+    /// Deliveries that it was owed then.
     pub num_owed: u64,
     pub took_s: f64,
     /// What reached it meanwhile, what was sent meanwhile included.
@@ -49,9 +51,12 @@ struct LateTarget {
 
 #[derive(Clone, Copy, Debug)]
 struct Since {
+    phase_ended_us: u64,
+    /// Of the last look at which nothing more had reached it than when its phase ended.
     now_us: u64,
     num_owed: u64,
     num_first: u64,
+    is_reached: bool,
 }
 
 impl CatchUpWatch {
@@ -85,16 +90,24 @@ impl CatchUpWatch {
         oldest_owed_us: impl Fn(usize) -> Option<u64>,
         plain: &Histogram<u64>,
     ) {
-        let is_busy = self.late.iter().any(|late| late.since.is_some());
+        let is_busy = self.late.iter().any(|late| late.since.is_some_and(|since| since.is_reached));
         // The bounds are the same everywhere: adding cannot fail.
         let _ = if is_busy { self.meanwhile.add(plain) } else { self.otherwise.add(plain) };
         for late in &mut self.late {
             if late.phase_ends_s.last().is_some_and(|end_s| load_s >= *end_s) {
                 late.phase_ends_s.pop();
                 let DutyFigures { num_open: num_owed, num_first, .. } = figures(late.index);
-                late.since = Some(Since { now_us, num_owed, num_first });
+                late.since = Some(Since { phase_ended_us: now_us, now_us, num_owed, num_first, is_reached: false });
             }
-            let Some(since) = late.since else { continue };
+            let Some(since) = &mut late.since else { continue };
+            if !since.is_reached {
+                let DutyFigures { num_open: num_owed, num_first, .. } = figures(late.index);
+                since.is_reached = num_first > since.num_first;
+                if !since.is_reached {
+                    (since.now_us, since.num_owed) = (now_us, num_owed);
+                }
+            }
+            let since = *since;
             if oldest_owed_us(late.index).is_some_and(|sent_us| now_us.saturating_sub(sent_us) >= LATE_AFTER_US) {
                 continue;
             }
@@ -105,8 +118,9 @@ impl CatchUpWatch {
                 let num_delivered = figures(late.index).num_first - since.num_first;
                 self.done.push(CatchUp {
                     target: late.name.clone(),
+                    waited_s: hundredths((since.now_us - since.phase_ended_us) as f64 / 1e6),
                     num_owed: since.num_owed,
-                    took_s: (took_s * 100.0).round() / 100.0,
+                    took_s: hundredths(took_s),
                     delivered_per_s: (num_delivered as f64 / took_s).round(),
                 });
             }
@@ -121,6 +135,10 @@ impl CatchUpWatch {
             p99_ms_otherwise: quantile_ms(&self.otherwise, 0.99),
         })
     }
+}
+
+fn hundredths(seconds: f64) -> f64 {
+    (seconds * 100.0).round() / 100.0
 }
 
 #[cfg(test)]
@@ -160,13 +178,16 @@ mod tests {
         watch.look(4.0, 4_000_000, figures(300, 100), |_| Some(1_000_000), &one(10));
         assert_eq!(watch.account(), None, "its phase is not over");
         watch.look(5.0, 5_000_000, figures(400, 100), |_| Some(1_000_000), &one(11));
-        watch.look(6.0, 6_000_000, figures(200, 400), |_| Some(3_000_000), &one(40));
+        watch.look(5.5, 5_500_000, figures(450, 100), |_| Some(1_000_000), &one(11));
+        watch.look(6.0, 6_000_000, figures(200, 400), |_| Some(3_000_000), &one(13));
+        watch.look(6.5, 6_500_000, figures(100, 550), |_| Some(5_000_000), &one(40));
         watch.look(7.0, 7_000_000, figures(10, 700), |_| Some(6_900_000), &one(50));
         watch.look(8.0, 8_000_000, figures(0, 800), |_| None, &one(12));
         let account = watch.account().unwrap();
-        let expected = CatchUp { target: "late".into(), num_owed: 400, took_s: 2.0, delivered_per_s: 300.0 };
+        let expected =
+            CatchUp { target: "late".into(), waited_s: 0.5, num_owed: 450, took_s: 1.5, delivered_per_s: 400.0 };
         assert_eq!(account.caught_up, [expected]);
         assert!((49.0..51.0).contains(&account.p99_ms_meanwhile), "{}", account.p99_ms_meanwhile);
-        assert!((11.0..13.0).contains(&account.p99_ms_otherwise), "{}", account.p99_ms_otherwise);
+        assert!((12.0..14.0).contains(&account.p99_ms_otherwise), "{}", account.p99_ms_otherwise);
     }
 }

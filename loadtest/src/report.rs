@@ -267,8 +267,11 @@ impl Report {
             self.p50_ms, self.p99_ms, self.max_ms, self.engine_cpu_us_per_uplink, self.engine_rss_mb
         );
         if let Some(catch_ups) = &self.catch_ups {
-            for CatchUp { target, num_owed, took_s, delivered_per_s } in &catch_ups.caught_up {
-                let _ = writeln!(out, "  {target} caught up with {num_owed} in {took_s} s ({delivered_per_s}/s)");
+            for CatchUp { target, waited_s, num_owed, took_s, delivered_per_s } in &catch_ups.caught_up {
+                let _ = writeln!(
+                    out,
+                    "  {target} caught up with {num_owed} in {took_s} s ({delivered_per_s}/s), {waited_s} s after it came back"
+                );
             }
             let (meanwhile, otherwise) = (catch_ups.p99_ms_meanwhile, catch_ups.p99_ms_otherwise);
             let _ = writeln!(out, "  others meanwhile: p99 {meanwhile} ms, otherwise {otherwise} ms");
