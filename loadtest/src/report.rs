@@ -270,7 +270,7 @@ impl Report {
             for CatchUp { target, waited_s, num_owed, took_s, delivered_per_s } in &catch_ups.caught_up {
                 let _ = writeln!(
                     out,
-                    "  {target} caught up with {num_owed} in {took_s} s ({delivered_per_s}/s), {waited_s} s after it came back"
+                    "  {target} caught up with {num_owed} in {took_s} s ({delivered_per_s}/s), reached {waited_s} s after it came back"
                 );
             }
             let (meanwhile, otherwise) = (catch_ups.p99_ms_meanwhile, catch_ups.p99_ms_otherwise);
