@@ -68,12 +68,16 @@ type Answer = Result<Accepted, RefusedArrival>;
 /// Where the answers of an append go.
 type Places = Vec<(usize, Accepted)>;
 
-/// Arrivals of one partition on their way into the log: where their answers go, and the append.
+/// What an append to several partitions answers.
+type Outcomes = Vec<Result<Offset, LogError>>;
+
+/// Arrivals on their way into the log.
 struct Appending<'a> {
-    places: Places,
-    append: BoxFuture<'a, Result<Offset, LogError>>,
+    /// Of each partition, in the order of the append's parts.
+    places: Vec<Places>,
+    append: BoxFuture<'a, Outcomes>,
     /// Set when the first poll already answered.
-    outcome: Option<Result<Offset, LogError>>,
+    outcomes: Option<Outcomes>,
 }
 
 impl Gate {
@@ -119,7 +123,7 @@ impl Gate {
     }
 
     /// Puts arrivals of known senders into the log's queue: when this returns, their order is decided.
-    async fn enqueue<'a>(&'a self, arrivals: Vec<(usize, Arrival, DeviceRef)>) -> Vec<Appending<'a>> {
+    async fn enqueue<'a>(&'a self, arrivals: Vec<(usize, Arrival, DeviceRef)>) -> Option<Appending<'a>> {
         let mut by_partition: BTreeMap<PartitionId, (Places, Vec<NewRecord>)> = BTreeMap::new();
         for (place, arrival, sender) in arrivals {
             let partition = partition_of_device(sender.device, self.log.num_partitions());
@@ -136,30 +140,35 @@ impl Gate {
             places.push((place, Accepted { device: sender.device }));
             records.push(meta.into_record(arrival.payload));
         }
-        let mut appending = Vec::with_capacity(by_partition.len());
-        for (partition, (places, records)) in by_partition {
-            let mut append = self.log.append(partition, records);
-            let outcome = match poll!(&mut append) {
-                Poll::Ready(outcome) => Some(outcome),
-                Poll::Pending => None,
-            };
-            appending.push(Appending { places, append, outcome });
+        if by_partition.is_empty() {
+            return None;
         }
-        appending
+        let (mut places, mut parts) = (Vec::with_capacity(by_partition.len()), Vec::with_capacity(by_partition.len()));
+        for (partition, (of_partition, records)) in by_partition {
+            places.push(of_partition);
+            parts.push((partition, records));
+        }
+        let mut append = self.log.append_all(parts);
+        let outcomes = match poll!(&mut append) {
+            Poll::Ready(outcomes) => Some(outcomes),
+            Poll::Pending => None,
+        };
+        Some(Appending { places, append, outcomes })
     }
 
-    async fn finish(&self, appending: Vec<Appending<'_>>, answers: &mut [Option<Answer>]) {
+    async fn finish(&self, appending: impl Iterator<Item = Appending<'_>>, answers: &mut [Option<Answer>]) {
         let started_at = Instant::now();
-        let finished = join_all(appending.into_iter().map(|a| async move {
-            let outcome = match a.outcome {
-                Some(outcome) => outcome,
+        let finished = join_all(appending.map(|a| async move {
+            let outcomes = match a.outcomes {
+                Some(outcomes) => outcomes,
                 None => a.append.await,
             };
-            (a.places, outcome)
+            (a.places, outcomes)
         }))
         .await;
         histogram!(APPEND_SECONDS).record(started_at.elapsed().as_secs_f64());
-        for (places, outcome) in finished {
+        let parts = finished.into_iter().flat_map(|(places, outcomes)| places.into_iter().zip(outcomes));
+        for (places, outcome) in parts {
             if let Err(error) = &outcome {
                 warn!(%error, num_arrivals = places.len(), "cannot append arrivals");
             }
@@ -194,7 +203,7 @@ impl Gate {
         &'a self,
         arrivals: Vec<(usize, Arrival)>,
         answers: &mut [Option<Answer>],
-    ) -> Vec<Appending<'a>> {
+    ) -> Option<Appending<'a>> {
         let _turn = self.lookup_turn.lock().await;
         let mut found: HashMap<DeviceKey, Known> = HashMap::new();
         let senders: HashSet<&DeviceKey> = arrivals.iter().map(|(_, arrival)| &arrival.sender).collect();
@@ -351,11 +360,9 @@ impl Intake for Gate {
                 }
             }
         }
-        let mut appending = self.enqueue(known).await;
-        if !unknown.is_empty() {
-            appending.extend(self.look_up(unknown, &mut answers).await);
-        }
-        self.finish(appending, &mut answers).await;
+        let of_known = self.enqueue(known).await;
+        let of_unknown = if unknown.is_empty() { None } else { self.look_up(unknown, &mut answers).await };
+        self.finish([of_known, of_unknown].into_iter().flatten(), &mut answers).await;
         let answers: Vec<Answer> =
             answers.into_iter().map(|answer| answer.unwrap_or_else(|| Err(self.later("no answer")))).collect();
         self.count(&answers, &labels);

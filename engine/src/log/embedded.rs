@@ -136,9 +136,22 @@ impl Log for EmbeddedLog {
     }
 
     async fn append(&self, partition: PartitionId, records: Vec<NewRecord>) -> Result<Offset, LogError> {
-        self.shared.tail(Topic::Uplinks, partition)?;
-        self.shared.check_room()?;
-        self.ask(|answer| Command::Append { partition, records, answer }).await
+        let [answer] = <[_; 1]>::try_from(self.append_all(vec![(partition, records)]).await)
+            .unwrap_or_else(|_| [Err(LogError::Unclear("the log gave no answer".into()))]);
+        answer
+    }
+
+    async fn append_all(&self, parts: Vec<(PartitionId, Vec<NewRecord>)>) -> Vec<Result<Offset, LogError>> {
+        let num_parts = parts.len();
+        let is_known = |(partition, _): &(PartitionId, _)| self.shared.tail(Topic::Uplinks, *partition).map(drop);
+        let appended = match parts.iter().try_for_each(is_known).and_then(|()| self.shared.check_room()) {
+            Ok(()) => self.ask(|answer| Command::Append { parts, answer }).await,
+            Err(refused) => Err(refused),
+        };
+        match appended {
+            Ok(firsts) => firsts.into_iter().map(Ok).collect(),
+            Err(error) => vec![Err(error); num_parts],
+        }
     }
 
     async fn commit_step(&self, step: Step) -> Result<(), LogError> {

@@ -22,10 +22,10 @@ type Answer<T> = oneshot::Sender<Result<T, LogError>>;
 /// What the writer is asked to do.
 #[derive(Debug)]
 pub enum Command {
+    /// Answered with the first offset of each part.
     Append {
-        partition: PartitionId,
-        records: Vec<NewRecord>,
-        answer: Answer<Offset>,
+        parts: Vec<(PartitionId, Vec<NewRecord>)>,
+        answer: Answer<Vec<Offset>>,
     },
     Step {
         step: Step,
@@ -51,7 +51,7 @@ pub enum Command {
 impl Command {
     fn num_bytes(&self) -> usize {
         match self {
-            Self::Append { records, .. } => records.iter().map(NewRecord::num_bytes).sum(),
+            Self::Append { parts, .. } => parts.iter().flat_map(|(_, r)| r).map(NewRecord::num_bytes).sum(),
             Self::Step { step, .. } => step.outputs.iter().map(|(_, r)| r.num_bytes()).sum(),
             Self::Committed { .. } | Self::Trim { .. } | Self::Close { .. } => 0,
         }
@@ -60,7 +60,8 @@ impl Command {
     /// Answers that nothing was written.
     pub fn refuse(self, error: impl Fn() -> LogError) {
         match self {
-            Self::Append { answer, .. } | Self::Trim { answer, .. } => answer.send(Err(error())).is_ok(),
+            Self::Append { answer, .. } => answer.send(Err(error())).is_ok(),
+            Self::Trim { answer, .. } => answer.send(Err(error())).is_ok(),
             Self::Step { answer, .. } | Self::Close { answer } => answer.send(Err(error())).is_ok(),
             Self::Committed { answer, .. } => answer.send(Err(error())).is_ok(),
         };
@@ -169,11 +170,11 @@ mod tests {
     use bytes::Bytes;
     use sluse_schema::record::Headers;
 
-    fn append(num_bytes: usize) -> (Command, oneshot::Receiver<Result<Offset, LogError>>) {
+    fn append(num_bytes: usize) -> (Command, oneshot::Receiver<Result<Vec<Offset>, LogError>>) {
         let (answer, receive) = oneshot::channel();
         let value = Bytes::from(vec![0; num_bytes - 24]);
         let record = NewRecord { key: 1, timestamp_ms: 1, headers: Headers::default(), value };
-        (Command::Append { partition: PartitionId(0), records: vec![record], answer }, receive)
+        (Command::Append { parts: vec![(PartitionId(0), vec![record])], answer }, receive)
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Writer {
 /// An answer that is given once its batch is written.
 #[derive(Debug)]
 enum Due {
-    Append(oneshot::Sender<Result<Offset, LogError>>, Offset),
+    Append(oneshot::Sender<Result<Vec<Offset>, LogError>>, Vec<Offset>),
     Step(oneshot::Sender<Result<(), LogError>>),
     /// Refused, whatever becomes of the batch.
     Fenced(oneshot::Sender<Result<(), LogError>>, LogError),
@@ -183,9 +183,7 @@ impl Writer {
                 continue;
             }
             match command {
-                Command::Append { partition, records, answer } if !self.is_closed => {
-                    self.append(&mut group, partition, records, answer);
-                }
+                Command::Append { parts, answer } if !self.is_closed => self.append(&mut group, parts, answer),
                 Command::Step { step, answer } if !self.is_closed => self.step(&mut group, step, answer),
                 Command::Committed { partition, answer } => group.due.push(Due::Committed(answer, partition)),
                 Command::Append { .. } | Command::Step { .. } => {
@@ -207,15 +205,17 @@ impl Writer {
     fn append(
         &mut self,
         group: &mut Group,
-        partition: PartitionId,
-        records: Vec<NewRecord>,
-        answer: oneshot::Sender<Result<Offset, LogError>>,
+        parts: Vec<(PartitionId, Vec<NewRecord>)>,
+        answer: oneshot::Sender<Result<Vec<Offset>, LogError>>,
     ) {
-        let first = self.heads[0][partition.0 as usize].next;
-        for record in records {
-            self.add(group, Topic::Uplinks, partition, record);
+        let mut firsts = Vec::with_capacity(parts.len());
+        for (partition, records) in parts {
+            firsts.push(self.heads[topic_index(Topic::Uplinks)][partition.0 as usize].next);
+            for record in records {
+                self.add(group, Topic::Uplinks, partition, record);
+            }
         }
-        group.due.push(Due::Append(answer, first));
+        group.due.push(Due::Append(answer, firsts));
     }
 
     /// Takes a step into the group, or refuses it: it must start at the committed position (I8), and end in what readers see.
@@ -409,7 +409,7 @@ impl Writer {
     fn answer_written(&self, due: Vec<Due>) {
         for due in due {
             match due {
-                Due::Append(answer, first) => answer.send(Ok(first)).is_ok(),
+                Due::Append(answer, firsts) => answer.send(Ok(firsts)).is_ok(),
                 Due::Step(answer) => answer.send(Ok(())).is_ok(),
                 Due::Fenced(answer, refused) => answer.send(Err(refused)).is_ok(),
                 Due::Committed(answer, partition) => {

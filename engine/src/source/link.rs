@@ -25,6 +25,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::TlsConnector;
 
+use super::low_water::LowWater;
+
 /// What one read may bring.
 const READ_BYTES: usize = 128 * 1024;
 /// Reads that bring less than [`WORTH_A_READ_BYTES`] follow each other at least this far apart: a busy broker writes every event by
@@ -96,6 +98,7 @@ pub(super) struct Link {
     ping_at: Instant,
     is_pong_due: bool,
     read_not_before: Instant,
+    low_water: LowWater,
 }
 
 impl Link {
@@ -106,6 +109,7 @@ impl Link {
     pub(super) async fn connect(options: &LinkOptions) -> Result<(Self, ConnAck), LinkError> {
         let tcp = TcpStream::connect((options.host.as_str(), options.port)).await?;
         tcp.set_nodelay(true)?;
+        let low_water = LowWater::of(&tcp);
         let socket: Box<dyn Socket> = match &options.tls {
             None => Box::new(tcp),
             Some(tls) => {
@@ -126,6 +130,7 @@ impl Link {
             ping_at: Instant::now() + options.keep_alive,
             is_pong_due: false,
             read_not_before: Instant::now(),
+            low_water,
         };
         link.put(&connect_packet(options))?;
         loop {
@@ -209,7 +214,8 @@ impl Link {
         let has_output = !self.is_written();
         tokio::select! {
             written = write(&mut self.writer, &mut self.outbound, &mut self.is_unflushed), if has_output => Ok(written?),
-            num_bytes = read(&mut self.reader, &mut self.inbound, self.read_not_before), if may_read => {
+            num_bytes = read(&mut self.reader, &mut self.inbound, self.read_not_before, &mut self.low_water),
+                if may_read => {
                 let num_bytes = num_bytes?;
                 if num_bytes == 0 {
                     return Err(LinkError::Closed);
@@ -252,10 +258,13 @@ async fn read(
     reader: &mut ReadHalf<Box<dyn Socket>>,
     inbound: &mut BytesMut,
     not_before: Instant,
+    low_water: &mut LowWater,
 ) -> io::Result<usize> {
     if not_before > Instant::now() {
+        low_water.set(READ_BYTES);
         sleep_until(not_before).await;
     }
+    low_water.set(1);
     // The events taken from the last buffer may still hold it: then this is a new one, and what is left moves into it.
     if inbound.capacity() - inbound.len() < READ_BYTES / 4 {
         inbound.reserve(READ_BYTES);

@@ -2,8 +2,8 @@
 //! [`Intake`](sluse_schema::port::Intake).
 //!
 //! Reading order: [`event`] (what is taken in), [`ack_window`] and [`lanes`] (pure: in which order), [`gateway_state`],
-//! [`chirpstack`] (the source), `session` (its connections, one after another), `link` (a connection's packets), [`owner`] (which
-//! node holds it).
+//! [`chirpstack`] (the source), `session` (its connections, one after another), `link` (a connection's packets), `low_water` (when
+//! its reader is woken), [`owner`] (which node holds it).
 
 pub mod ack_window;
 pub mod chirpstack;
@@ -11,6 +11,7 @@ pub mod event;
 pub mod gateway_state;
 pub mod lanes;
 mod link;
+mod low_water;
 pub mod metrics;
 pub mod owner;
 mod session;

@@ -6,13 +6,14 @@
 use std::fmt::Debug;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 
 use crate::id::TargetId;
 use crate::partition::PartitionId;
 use crate::record::{LogIdentity, NewRecord, Offset, Position, Record, Resolution, Step, Topic};
 
 /// Why the log could not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum LogError {
     /// Nothing was written; the same call may go through later.
     #[error("the log is not available: {0}")]
@@ -133,6 +134,13 @@ pub trait Log: Debug + Send + Sync + 'static {
     /// [`LogError::Unavailable`] and [`LogError::Full`] when nothing was written; [`LogError::Unclear`] when it may have been:
     /// a sender that is told "later" then sends a repeat.
     async fn append(&self, partition: PartitionId, records: Vec<NewRecord>) -> Result<Offset, LogError>;
+
+    /// Appends to several partitions of the uplinks topic, each as [`Log::append`] does, and answers in the order of the parts
+    /// once the last of them is durable or refused. A log that writes all partitions together overrides it: whoever waits is then
+    /// woken once, not once per partition.
+    async fn append_all(&self, parts: Vec<(PartitionId, Vec<NewRecord>)>) -> Vec<Result<Offset, LogError>> {
+        join_all(parts.into_iter().map(|(partition, records)| self.append(partition, records))).await
+    }
 
     /// Commits a step: all of its outputs and its position, or nothing (I1).
     ///

@@ -57,6 +57,7 @@ macro_rules! log_conformance {
             appends_of_a_partition_stand_in_the_order_of_their_calls,
             overlapping_appends_keep_the_order_in_which_they_were_first_polled,
             what_an_append_returned_is_readable_at_once_with_every_byte,
+            appends_to_several_partitions_are_answered_in_their_order,
             partitions_do_not_mix,
             i1_a_step_brings_all_of_its_outputs_and_its_position,
             i1_a_refused_step_brings_nothing,

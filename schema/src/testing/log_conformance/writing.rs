@@ -140,3 +140,20 @@ pub async fn nothing_is_committed_at_first(f: impl LogFixture) {
     }
     log.health().await.unwrap();
 }
+
+pub async fn appends_to_several_partitions_are_answered_in_their_order(f: impl LogFixture) {
+    let log = f.log();
+    append_texts(&*log, P1, &["before"]).await;
+    let of = |text: &str| record(1, 1_000, text.to_owned());
+    let parts = vec![(P3, vec![of("d"), of("e")]), (P1, vec![of("b")]), (P0, vec![of("a")])];
+    let answers = log.append_all(parts).await;
+    let firsts: Vec<Offset> = answers.into_iter().map(|answer| answer.unwrap()).collect();
+    assert_eq!(texts(&read_all(&*log, Topic::Uplinks, P0).await), ["a"]);
+    assert_eq!(texts(&read_all(&*log, Topic::Uplinks, P1).await), ["before", "b"]);
+    assert_eq!(texts(&read_all(&*log, Topic::Uplinks, P3).await), ["d", "e"]);
+    for (partition, first, text) in [(P3, firsts[0], "d"), (P1, firsts[1], "b"), (P0, firsts[2], "a")] {
+        let batch = log.read(Topic::Uplinks, partition, first, WIDE).await.unwrap();
+        assert_eq!((batch.records[0].offset, texts(&batch.records)[0].as_str()), (first, text));
+    }
+    assert!(log.append_all(Vec::new()).await.is_empty());
+}
