@@ -53,6 +53,9 @@ use crate::store::admin::PgAdminStore;
 const NUM_SENDERS_CACHED_MAX: usize = 200_000;
 /// Device configurations remembered beyond their actors, for when PostgreSQL is away.
 const NUM_CONFIGS_CACHED_MAX: usize = 200_000;
+/// The moments at which partitions read, and their steps with them, on Kafka: a transaction there costs this node and Kafka what 50
+/// uplinks cost otherwise, so there are half as many as on the embedded log.
+const KAFKA_MOMENTS: Duration = Duration::from_millis(50);
 
 /// How long each phase of a stop may take.
 const SOURCES_STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -428,7 +431,12 @@ fn stage_config(config: &Config) -> DeviceStageConfig {
         Some(age) => WindowPolicy::Within(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
         None => WindowPolicy::Last(config.device.window_length),
     };
-    DeviceStageConfig { window, passivate_after: config.device.passivate_after, ..DeviceStageConfig::default() }
+    let mut stage =
+        DeviceStageConfig { window, passivate_after: config.device.passivate_after, ..DeviceStageConfig::default() };
+    if config.kafka.is_some() {
+        (stage.read_interval, stage.step_interval) = (KAFKA_MOMENTS, KAFKA_MOMENTS);
+    }
+    stage
 }
 
 fn http_config(config: &Config, keys: &Keys) -> HttpConfig {

@@ -1,7 +1,8 @@
 //! Appends to the uplinks topic: one thread, one idempotent producer, one round per partition under way at a time.
 //!
-//! A round is what waits for the partition when the round before ended. So appends are batched by themselves, and when one fails nothing
-//! of its partition is under way behind it: everything that waits is refused, and the order of acceptance is the order of the log.
+//! A round is what waits for the partition when the round before ended, at a moment that all partitions share. So appends are batched by
+//! themselves, and when one fails nothing of its partition is under way behind it: everything that waits is refused, and the order of
+//! acceptance is the order of the log.
 //! Kafka takes a round in one or a few batches, each whole or not at all. An append of which a part may have been written is
 //! [`LogError::Unclear`]; only one of which certainly nothing was written is [`LogError::Unavailable`].
 //!
@@ -11,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use rdkafka::ClientContext;
@@ -24,6 +25,7 @@ use sluse_schema::port::log::LogError;
 use sluse_schema::record::{NewRecord, Offset, Topic};
 use tokio::sync::oneshot;
 
+use super::answers::{Answer, answers};
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::link::{Condition, Link};
 use super::metrics::APPENDS_FAILED;
@@ -38,9 +40,10 @@ const ROUND_BYTES_MAX: usize = 4 << 20;
 /// How long the thread sleeps when nothing waits and nothing is under way.
 const IDLE: Duration = Duration::from_millis(200);
 /// The producer is polled this often while something is under way.
-const POLL: Duration = Duration::from_millis(1);
-
-type Answer = oneshot::Sender<Result<Offset, LogError>>;
+const POLL: Duration = Duration::from_millis(2);
+/// The moments at which rounds begin lie this far apart: librdkafka makes a request of each round, which costs Kafka and this node
+/// as much for one record as for a hundred. What comes after a pause is sent at once.
+const GATHER: Duration = Duration::from_millis(20);
 
 struct Append {
     records: Vec<NewRecord>,
@@ -85,6 +88,7 @@ impl Appender {
             inbox: Arc::clone(&inbox),
             num_bytes: Arc::clone(&num_bytes),
             lanes: (0..config.num_partitions).map(|_| Lane::default()).collect(),
+            next_moment: Instant::now(),
             durable: Box::new(durable),
         };
         let thread = std::thread::Builder::new().name("sluse-append".into()).spawn(move || worker.run())?;
@@ -92,13 +96,13 @@ impl Appender {
         Ok(Self { inbox, num_bytes, num_bytes_max, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Hands records in; the order of calls is the order in the partition. The answer comes when they are durable, or not.
+    /// Hands records of several partitions in; the order of calls is the order in each partition. The answers, one for each part, come
+    /// when all of them are durable, or not.
     pub fn append(
         &self,
-        partition: PartitionId,
-        records: Vec<NewRecord>,
-    ) -> Result<oneshot::Receiver<Result<Offset, LogError>>, LogError> {
-        let num_bytes: usize = records.iter().map(NewRecord::num_bytes).sum();
+        parts: Vec<(PartitionId, Vec<NewRecord>)>,
+    ) -> Result<oneshot::Receiver<Vec<Result<Offset, LogError>>>, LogError> {
+        let num_bytes: usize = parts.iter().flat_map(|(_, records)| records).map(NewRecord::num_bytes).sum();
         let (inbox, wake) = &*self.inbox;
         let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if inbox.is_closed {
@@ -110,8 +114,10 @@ impl Appender {
             return Err(LogError::Unavailable(format!("{num_before} bytes wait for Kafka already")));
         }
         self.num_bytes.fetch_add(num_bytes, Ordering::Relaxed);
-        let (answer, answered) = oneshot::channel();
-        inbox.appends.push((partition, Append { records, answer }));
+        let (answers, answered) = answers(parts.len());
+        for ((partition, records), answer) in parts.into_iter().zip(answers) {
+            inbox.appends.push((partition, Append { records, answer }));
+        }
         drop(inbox);
         wake.notify_one();
         Ok(answered)
@@ -181,6 +187,8 @@ struct Round {
 struct Lane {
     waiting: VecDeque<Append>,
     round: Option<Round>,
+    /// A moment came while something waited: the next round begins as soon as the one before has ended.
+    is_due: bool,
 }
 
 struct Worker {
@@ -189,18 +197,17 @@ struct Worker {
     inbox: Arc<(Mutex<Inbox>, Condvar)>,
     num_bytes: Arc<AtomicUsize>,
     lanes: Vec<Lane>,
+    /// When rounds may begin again.
+    next_moment: Instant,
     durable: Box<dyn Fn(PartitionId, Offset) + Send>,
 }
 
 impl Worker {
     fn run(mut self) {
         loop {
-            let is_busy = self.lanes.iter().any(|lane| lane.round.is_some());
-            let is_closed = self.take_in(!is_busy);
-            for partition in 0..self.lanes.len() {
-                self.begin_round(partition);
-            }
-            if self.lanes.iter().any(|lane| lane.round.is_some()) {
+            let is_closed = self.take_in(!self.is_busy());
+            self.begin_rounds(is_closed);
+            if self.is_busy() {
                 native::serve_after(&self.producer, POLL);
                 self.note_reports();
             } else {
@@ -210,6 +217,26 @@ impl Worker {
                 native::serve(&self.producer);
             }
             gauge!(QUEUE_BYTES).set(self.num_bytes.load(Ordering::Relaxed) as f64);
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.round.is_some() || !lane.waiting.is_empty())
+    }
+
+    /// Begins the rounds that are due; in a hurry, every one that can be begun.
+    fn begin_rounds(&mut self, is_in_a_hurry: bool) {
+        let now = Instant::now();
+        if is_in_a_hurry || now >= self.next_moment {
+            for lane in &mut self.lanes {
+                lane.is_due |= !lane.waiting.is_empty();
+            }
+            if self.lanes.iter().any(|lane| lane.is_due) {
+                self.next_moment = now + GATHER;
+            }
+        }
+        for partition in 0..self.lanes.len() {
+            self.begin_round(partition);
         }
     }
 
@@ -230,9 +257,10 @@ impl Worker {
 
     fn begin_round(&mut self, partition: usize) {
         let lane = &mut self.lanes[partition];
-        if lane.round.is_some() || lane.waiting.is_empty() {
+        if lane.round.is_some() || lane.waiting.is_empty() || !lane.is_due {
             return;
         }
+        lane.is_due = false;
         let mut round = Round { appends: Vec::new(), outcomes: Vec::new(), num_open: 0, num_bytes: 0 };
         let mut records = Vec::new();
         while let Some(append) = lane.waiting.front() {
@@ -322,7 +350,7 @@ impl Worker {
             let verdict = verdict(&outcomes[first..first + num_records], &mut failure);
             first += num_records;
             count_failure(&verdict);
-            let _ = answer.send(verdict);
+            answer.give(verdict);
         }
         let Some(code) = failure else { return };
         tracing::warn!(partition, error = %code, "Kafka did not take an append, what waits behind it is refused");
@@ -330,7 +358,7 @@ impl Worker {
             self.num_bytes.fetch_sub(append.records.iter().map(NewRecord::num_bytes).sum(), Ordering::Relaxed);
             let refused = Err(LogError::Unavailable(format!("an append before this one failed: {code}")));
             count_failure(&refused);
-            let _ = append.answer.send(refused);
+            append.answer.give(refused);
         }
     }
 }

@@ -217,9 +217,11 @@ impl KafkaLogConfig {
         let mut client = self.consumer(if is_live { "read" } else { "sweep" });
         client
             .set("enable.partition.eof", "true")
-            .set("fetch.min.bytes", "1")
-            // A fetch that waits at an end holds up a partition that was added meanwhile for this long.
-            .set("fetch.wait.max.ms", if is_live { "100" } else { "10" })
+            // At the ends a fetch is answered when a lot has come, or after the wait: one for each record would cost Kafka and this node
+            // more than the records do. Whoever goes back finds enough there. A fetch that waits also holds up a partition that was
+            // added meanwhile.
+            .set("fetch.min.bytes", if is_live { "65536" } else { "1" })
+            .set("fetch.wait.max.ms", if is_live { "20" } else { "10" })
             .set("fetch.queue.backoff.ms", "5")
             .set("fetch.error.backoff.ms", "100")
             .set("fetch.message.max.bytes", (1 << 20).to_string())

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::config::FromClientConfigAndContext as _;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -276,8 +277,24 @@ impl Log for KafkaLog {
         if records.is_empty() {
             return Ok(self.bounds(Topic::Uplinks, partition).await?.1);
         }
-        let answered = self.appender.append(partition, records)?;
-        answered.await.unwrap_or_else(|_| Err(LogError::Unclear("the thread that appends has ended".into())))
+        let [answer] = <[_; 1]>::try_from(self.append_all(vec![(partition, records)]).await)
+            .unwrap_or_else(|_| [Err(LogError::Unclear("the log gave no answer".into()))]);
+        answer
+    }
+
+    async fn append_all(&self, parts: Vec<(PartitionId, Vec<NewRecord>)>) -> Vec<Result<Offset, LogError>> {
+        if parts.iter().any(|(_, records)| records.is_empty()) {
+            return join_all(parts.into_iter().map(|(partition, records)| self.append(partition, records))).await;
+        }
+        let num_parts = parts.len();
+        let is_known = |(partition, _): &(PartitionId, _)| self.view(Topic::Uplinks, *partition).map(drop);
+        if num_parts == 0 {
+            return Vec::new();
+        }
+        match parts.iter().try_for_each(is_known).and_then(|()| self.appender.append(parts)) {
+            Ok(answered) => answered.await.unwrap_or_default(),
+            Err(error) => vec![Err(error); num_parts],
+        }
     }
 
     async fn commit_step(&self, step: Step) -> Result<(), LogError> {

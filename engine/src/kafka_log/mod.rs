@@ -1,9 +1,10 @@
 //! The log of several nodes, in Kafka: the [`Log`](sluse_schema::port::Log) with nothing lost whichever of them dies.
 //!
-//! Reading order: [`kafka`] (the port), [`append`] (uplinks in), [`steps`] with [`transaction`] (deliveries and positions, all or nothing),
+//! Reading order: [`kafka`] (the port), [`append`] with `answers` (uplinks in), [`steps`] with [`transaction`] (deliveries and positions, all or nothing),
 //! [`claim`], [`group`] with [`rebalance`], [`membership`] and [`lease`] (who owns what), [`reader`] with [`view`], [`reel`] and [`blocks`] (what is read), [`topics`],
 //! [`config`].
 
+mod answers;
 pub mod append;
 pub mod blocks;
 pub mod claim;

@@ -32,6 +32,9 @@ use super::transaction::{Failure, Producer};
 
 /// The thread looks after its producer this often when there is nothing to do.
 const IDLE: Duration = Duration::from_millis(200);
+/// After the first step of a transaction, others are waited for this long: partitions read at common moments and are done within a few
+/// milliseconds of each other, and a transaction costs as much for one step as for all.
+const GATHER: Duration = Duration::from_millis(10);
 /// How long a step that certainly was not written is tried again here, before its caller is told.
 const TRY_AGAIN_WITHIN: Duration = Duration::from_secs(5);
 /// Pause before a try after a failed one.
@@ -164,7 +167,13 @@ impl Worker {
     fn run(mut self) {
         let mut pending: Vec<Pending> = Vec::new();
         loop {
-            let (commands, is_closed) = self.take_commands(pending.is_empty());
+            let (mut commands, mut is_closed) = self.take_commands(pending.is_empty());
+            if pending.is_empty() && !is_closed && commands.iter().any(|command| matches!(command, Command::Step(..))) {
+                std::thread::sleep(GATHER);
+                let further;
+                (further, is_closed) = self.take_commands(false);
+                commands.extend(further);
+            }
             for command in commands {
                 match command {
                     Command::Step(step, answer, since) => pending.push(Pending { step, answer, since }),

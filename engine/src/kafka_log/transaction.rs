@@ -1,6 +1,6 @@
 //! The transactional producer: made, made known to Kafka, used for one transaction at a time, and made anew when it is of no more use.
 //!
-//! It is polled every millisecond while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
+//! It is polled every two milliseconds while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
 //! they wait in long steps otherwise. Positions are added on a thread of their own: librdkafka does not keep the limit of time for that
 //! while the group's coordinator is a broker that has left the cluster, and comes back when some other connection changes, or never
 //! (librdkafka #5456, #5511). A producer that is stuck there is left to its thread; its transaction is never committed.
@@ -29,7 +29,7 @@ use super::record::{headers_of, key_of};
 use crate::log::metrics::RECORDS_APPENDED;
 
 /// The producer is polled this often while records are on their way.
-const POLL: Duration = Duration::from_millis(1);
+const POLL: Duration = Duration::from_millis(2);
 /// One try to make a producer known.
 const INIT_WITHIN: Duration = Duration::from_secs(5);
 /// Pause after a failed one.
