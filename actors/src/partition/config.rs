@@ -26,6 +26,8 @@ pub struct DeviceStageConfig {
     /// for several uplinks, which is most of what they cost PostgreSQL.
     pub flush_interval_max: Duration,
     pub num_flush_soon_max: usize,
+    /// Unless this many wait: each holds its latest payload, and among so many hardly one transmits twice in that time.
+    pub num_flush_waiting_max: usize,
     /// Rows in one transaction.
     pub num_flush_rows_max: usize,
     /// A device that was silent for this long leaves memory.
@@ -53,6 +55,7 @@ impl Default for DeviceStageConfig {
             flush_interval: Duration::from_secs(1),
             flush_interval_max: Duration::from_secs(10),
             num_flush_soon_max: 64,
+            num_flush_waiting_max: 2_500,
             num_flush_rows_max: 200,
             passivate_after: Duration::from_secs(900),
             num_active_max: 50_000,

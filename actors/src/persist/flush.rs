@@ -109,9 +109,11 @@ impl PartitionConsumer {
         let lag = self.committed.borrow().saturating_sub(self.state_position.0);
         gauge!(STATE_LAG_RECORDS, "partition" => self.partition_label.clone()).set(lag as f64);
         let has_moved = *self.committed.borrow() > self.state_position.0;
-        let is_time =
-            self.dirty.len() <= self.config.num_flush_soon_max || self.flush_many_at <= tokio::time::Instant::now();
-        if !self.is_flushing && !self.is_replaying() && is_time && (has_moved || !self.dirty.is_empty()) {
+        let num_dirty = self.dirty.len();
+        let is_worth_waiting = num_dirty > self.config.num_flush_soon_max
+            && num_dirty < self.config.num_flush_waiting_max
+            && self.flush_many_at > tokio::time::Instant::now();
+        if !self.is_flushing && !self.is_replaying() && !is_worth_waiting && (has_moved || !self.dirty.is_empty()) {
             self.flush(ctx);
         }
     }
