@@ -227,7 +227,8 @@ pub struct DeviceState {
     pub latest: Option<Latest>,
     pub window: VecDeque<Transmission>,
     pub seen: VecDeque<SeenEvent>,
-    pub link: LinkState,
+    /// `None`: the network server told nothing yet. Most devices never have one, and all of them are in memory.
+    pub link: Option<Box<LinkState>>,
     /// Outcomes of downlinks that are not stored yet; they leave with the row.
     pub downlinks: Vec<DownlinkOutcome>,
     /// Frame counter of the last transmission, for the gap of the next one.
@@ -244,7 +245,7 @@ impl DeviceState {
             latest: None,
             window: VecDeque::new(),
             seen: VecDeque::new(),
-            link: LinkState::default(),
+            link: None,
             downlinks: Vec::new(),
             f_cnt: None,
             counters: DeviceCounters::default(),

@@ -72,7 +72,8 @@ impl DeviceMachine {
             Admission::New if uplink.meta.event == EventType::Up => self.apply_up(uplink),
             Admission::New => {
                 let (event, received_at_ms) = (uplink.meta.event, uplink.meta.received_at_ms);
-                event::apply(&mut self.state.link, event, &uplink.value, received_at_ms);
+                let link = self.state.link.get_or_insert_default();
+                event::apply(link, event, &uplink.value, received_at_ms);
                 if let Some(outcome) = event::downlink_outcome(event, &uplink.value, received_at_ms) {
                     event::add_outcome(&mut self.state.downlinks, outcome);
                 }
@@ -137,8 +138,8 @@ impl DeviceMachine {
         merged.counters.num_repeats += ours.counters.num_repeats;
         merged.counters.num_decode_failures += ours.counters.num_decode_failures;
         merged.counters.num_f_cnt_missing += ours.counters.num_f_cnt_missing;
-        let link = ours.link;
-        let into = &mut merged.link;
+        let Some(link) = ours.link else { return };
+        let into = merged.link.get_or_insert_default();
         into.battery_level_percent = link.battery_level_percent.or(into.battery_level_percent);
         into.is_external_power = link.is_external_power.or(into.is_external_power);
         into.margin_db = link.margin_db.or(into.margin_db);

@@ -52,7 +52,7 @@ pub struct ActiveDevice {
     pub addr: Addr<DeviceActor>,
     pub config: Arc<DeviceConfig>,
     incarnation: u64,
-    num_open: usize,
+    num_open: u32,
     /// Started without its stored row.
     pub is_provisional: bool,
     /// Deleted by administration; leaves when nothing is open.

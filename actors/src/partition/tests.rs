@@ -122,7 +122,7 @@ async fn a_repeat_is_counted_and_not_delivered_and_a_join_is_for_the_record() {
     assert_eq!(rig.bodies_of(1), [1, 2]);
     let state = rig.store.state(DeviceId(1)).unwrap();
     assert_eq!((state.counters.num_uplinks, state.counters.num_repeats), (2, 1));
-    assert_eq!(state.link.margin_db, Some(10));
+    assert_eq!(state.link.as_ref().and_then(|link| link.margin_db), Some(10));
     assert_eq!(state.latest.unwrap().payload, Some(Bytes::from_static(b"2")));
 }
 

@@ -58,7 +58,7 @@ pub fn state_of_row(row: &Row, at: usize) -> Option<DeviceState> {
         latest,
         window: parse(transmissions, device, "transmissions"),
         seen: decode_seen(seen),
-        link: parse(link, device, "link"),
+        link: Some(parse(link, device, "link")).filter(|link| *link != LinkState::default()).map(Box::new),
         downlinks: Vec::new(),
         f_cnt: row.get::<_, Option<i64>>(at + 9).and_then(|f_cnt| u32::try_from(f_cnt).ok()),
         counters: DeviceCounters {
@@ -377,7 +377,9 @@ impl<'a> Details<'a> {
         }
         // A VecDeque of plain numbers always makes JSON; were it not so, an empty window would be stored.
         let window = |state: &DeviceState| serde_json::to_vec(&state.window).unwrap_or_else(|_| b"[]".to_vec());
-        let link = |link: &LinkState| serde_json::to_vec(link).unwrap_or_else(|_| b"{}".to_vec());
+        let link = |link: Option<&LinkState>| {
+            link.and_then(|link| serde_json::to_vec(link).ok()).unwrap_or_else(|| b"{}".to_vec())
+        };
         Self {
             payloads: column(states, |latest| latest.payload.as_deref()),
             received_at: column(states, |latest| time(latest.received_at_ms)),
@@ -387,7 +389,7 @@ impl<'a> Details<'a> {
             snr_db: column(states, |latest| latest.snr_db),
             transmissions: states.iter().map(window).collect(),
             seen: states.iter().map(|state| encode_seen(&state.seen)).collect(),
-            links: states.iter().map(|state| link(&state.link)).collect(),
+            links: states.iter().map(|state| link(state.link.as_deref())).collect(),
         }
     }
 }
