@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ApplicationId, DecoderId, DeviceId, OrganizationId, TargetId};
-use crate::record::{HeaderError, HeaderName, Headers, NewRecord, Record};
+use crate::record::{HeaderError, HeaderName, HeadersWriter, NewRecord, Record};
 
 /// What the value of a delivery record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,26 +46,21 @@ pub struct DeliveryMeta {
 impl DeliveryMeta {
     /// The record of this delivery with its body or raw uplink.
     pub fn into_record(self, value: bytes::Bytes) -> NewRecord {
-        let [target, device, application, organization] =
-            [self.target.0, self.device.0, self.application.0, self.organization.0].map(|id| id.to_string());
-        let received_at = self.received_at_ms.to_string();
-        let event_key = format!("{:032x}", self.event_key);
-        let decoder = self.decoder.map(|id| id.to_string());
-        let headers = Headers::from_pairs(
-            [
-                (HeaderName::Target, target.as_str()),
-                (HeaderName::Device, device.as_str()),
-                (HeaderName::Application, application.as_str()),
-                (HeaderName::Organization, organization.as_str()),
-                (HeaderName::Kind, self.kind.as_str()),
-                (HeaderName::EventKey, event_key.as_str()),
-                (HeaderName::ReceivedAt, received_at.as_str()),
-                (HeaderName::ContentType, self.content_type.as_str()),
-            ]
-            .into_iter()
-            .chain(decoder.as_deref().map(|id| (HeaderName::Decoder, id)))
-            .chain(self.error.as_deref().map(|e| (HeaderName::Error, e))),
-        );
+        let mut event_key = [0; 32];
+        let flat = HeadersWriter::default()
+            .number(HeaderName::Target, self.target.0)
+            .number(HeaderName::Device, self.device.0)
+            .number(HeaderName::Application, self.application.0)
+            .number(HeaderName::Organization, self.organization.0)
+            .text(HeaderName::Kind, self.kind.as_str())
+            .text(HeaderName::EventKey, hex_of(self.event_key, &mut event_key))
+            .number(HeaderName::ReceivedAt, self.received_at_ms)
+            .text(HeaderName::ContentType, &self.content_type);
+        let flat = match self.decoder {
+            Some(decoder) => flat.number(HeaderName::Decoder, decoder.0),
+            None => flat,
+        };
+        let headers = flat.optional(HeaderName::Error, self.error.as_deref()).finish();
         NewRecord { key: self.target.0, timestamp_ms: self.received_at_ms, headers, value }
     }
 
@@ -110,9 +105,17 @@ impl DeliveryMeta {
 
     /// The key under which a receiver recognises a repeat: stable over retries, restarts, rewinds and replays.
     pub fn idempotency_key(&self) -> String {
-        let text = format!("{:032x}|{}|{}", self.event_key, self.target, self.decoder.map_or(0, |d| d.0));
-        format!("{:032x}", xxhash_rust::xxh3::xxh3_128(text.as_bytes()))
+        let mut event_key = [0; 32];
+        let event_key = hex_of(self.event_key, &mut event_key);
+        let text = format!("{event_key}|{}|{}", self.target, self.decoder.map_or(0, |d| d.0));
+        hex::encode(xxhash_rust::xxh3::xxh3_128(text.as_bytes()).to_be_bytes())
     }
+}
+
+/// 32 hex digits; the formatter of the standard library takes 128 bits apart one by one, for every delivery.
+fn hex_of(number: u128, digits: &mut [u8; 32]) -> &str {
+    hex::encode_to_slice(number.to_be_bytes(), digits).expect("16 bytes are 32 digits");
+    std::str::from_utf8(digits).expect("hex digits are ASCII")
 }
 
 /// What an attempt means for its delivery. The class decides; the text is for people.

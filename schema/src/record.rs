@@ -155,17 +155,53 @@ impl HeaderName {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Bytes);
 
+/// Headers as they are being written: one after another, into one buffer.
+#[derive(Debug)]
+pub struct HeadersWriter(BytesMut);
+
+impl Default for HeadersWriter {
+    fn default() -> Self {
+        // A delivery's are about 130 bytes.
+        Self(BytesMut::with_capacity(160))
+    }
+}
+
+impl HeadersWriter {
+    /// One more; a text beyond 65 535 bytes is cut at a character boundary.
+    #[must_use]
+    pub fn text(mut self, name: HeaderName, text: &str) -> Self {
+        let text = crate::text::cut(text, usize::from(u16::MAX));
+        self.0.put_u8(name as u8);
+        self.0.put_u16(text.len() as u16);
+        self.0.put_slice(text.as_bytes());
+        self
+    }
+
+    /// One more, if there is a text for it.
+    #[must_use]
+    pub fn optional(self, name: HeaderName, text: Option<&str>) -> Self {
+        match text {
+            Some(text) => self.text(name, text),
+            None => self,
+        }
+    }
+
+    /// One more, a number in decimal.
+    #[must_use]
+    pub fn number(self, name: HeaderName, number: i64) -> Self {
+        self.text(name, itoa::Buffer::new().format(number))
+    }
+
+    /// What was written.
+    pub fn finish(self) -> Headers {
+        Headers(self.0.freeze())
+    }
+}
+
 impl Headers {
     /// Headers from pairs; a text beyond 65 535 bytes is cut at a character boundary.
     pub fn from_pairs<'a>(pairs: impl IntoIterator<Item = (HeaderName, &'a str)>) -> Self {
-        let mut flat = BytesMut::with_capacity(96);
-        for (name, text) in pairs {
-            let text = crate::text::cut(text, usize::from(u16::MAX));
-            flat.put_u8(name as u8);
-            flat.put_u16(text.len() as u16);
-            flat.put_slice(text.as_bytes());
-        }
-        Self(flat.freeze())
+        pairs.into_iter().fold(HeadersWriter::default(), |flat, (name, text)| flat.text(name, text)).finish()
     }
 
     /// The flat form, as the embedded log stores it.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::id::{DeviceId, OrganizationId};
-use crate::record::{HeaderError, HeaderName, Headers, LogIdentity, NewRecord, Offset, Record};
+use crate::record::{HeaderError, HeaderName, HeadersWriter, LogIdentity, NewRecord, Offset, Record};
 
 /// Longest event id that is kept; longer ones are refused at the edge.
 pub const EVENT_ID_BYTES_MAX: usize = 128;
@@ -89,20 +89,15 @@ pub struct UplinkMeta {
 impl UplinkMeta {
     /// The record of this uplink with its payload.
     pub fn into_record(self, value: bytes::Bytes) -> NewRecord {
-        let (device, organization) = (self.device.to_string(), self.organization.to_string());
-        let received_at = self.received_at_ms.to_string();
-        let headers = Headers::from_pairs(
-            [
-                (HeaderName::Device, device.as_str()),
-                (HeaderName::Organization, organization.as_str()),
-                (HeaderName::Source, self.source.as_str()),
-                (HeaderName::Event, self.event.as_str()),
-                (HeaderName::ReceivedAt, received_at.as_str()),
-                (HeaderName::ContentType, self.content_type.as_str()),
-            ]
-            .into_iter()
-            .chain(self.event_id.as_deref().map(|id| (HeaderName::EventId, id))),
-        );
+        let headers = HeadersWriter::default()
+            .number(HeaderName::Device, self.device.0)
+            .number(HeaderName::Organization, self.organization.0)
+            .text(HeaderName::Source, self.source.as_str())
+            .text(HeaderName::Event, self.event.as_str())
+            .number(HeaderName::ReceivedAt, self.received_at_ms)
+            .text(HeaderName::ContentType, &self.content_type)
+            .optional(HeaderName::EventId, self.event_id.as_deref())
+            .finish();
         NewRecord { key: self.device.0, timestamp_ms: self.received_at_ms, headers, value }
     }
 

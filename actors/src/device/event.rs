@@ -26,7 +26,7 @@ pub fn transmission(
     last_f_cnt: Option<u32>,
 ) -> Transmission {
     let figures = match source {
-        SourceKind::Chirpstack => serde_json::from_slice::<UpFigures<'_>>(payload).unwrap_or_default(),
+        SourceKind::Chirpstack => UpFigures::parse(payload),
         SourceKind::Http => UpFigures::default(),
     };
     let gap = match (last_f_cnt, figures.f_cnt) {
