@@ -37,7 +37,11 @@ fn state(device: i64, offset: u64) -> DeviceState {
         }),
         window: [transmission].into(),
         seen: [SeenEvent { repeat_key: u64::MAX, offset, received_at_ms: AT_MS }].into(),
-        link: LinkState { dev_addr: Some("0102\x000304".into()), margin_db: Some(7), ..LinkState::default() },
+        link: Some(Box::new(LinkState {
+            dev_addr: Some("0102\x000304".into()),
+            margin_db: Some(7),
+            ..LinkState::default()
+        })),
         downlinks: Vec::new(),
         f_cnt: Some(7),
         counters: DeviceCounters { num_uplinks: 3, num_repeats: 2, num_decode_failures: 1, num_f_cnt_missing: 4 },
