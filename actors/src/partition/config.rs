@@ -55,7 +55,7 @@ impl Default for DeviceStageConfig {
             flush_interval: Duration::from_secs(1),
             flush_interval_max: Duration::from_secs(10),
             num_flush_soon_max: 64,
-            num_flush_waiting_max: 2_500,
+            num_flush_waiting_max: 1_500,
             num_flush_rows_max: 200,
             passivate_after: Duration::from_secs(900),
             num_active_max: 50_000,
