@@ -111,6 +111,25 @@ async fn i2_every_uplink_is_delivered_once_in_order_per_device() {
 }
 
 #[actix::test]
+async fn many_changed_devices_are_stored_without_waiting_for_more_of_them() {
+    tokio::time::pause();
+    let config = DeviceStageConfig::default();
+    let num_devices = config.num_flush_waiting_max as i64 + 200;
+    let rig = Rig::new(MemoryDeviceStore::with_devices(num_devices, &[(1, None)]), FnDecoder::echo()).await;
+    // Three rounds within the time that a few devices would wait once.
+    for round in 1..=3 {
+        for device in 1..=num_devices {
+            rig.send(device, round).await;
+        }
+        settle().await;
+        let is_stored =
+            |device: &i64| rig.store.state(DeviceId(*device)).is_some_and(|s| s.counters.num_uplinks >= round);
+        let num_stored = (1..=num_devices).filter(is_stored).count();
+        assert!(num_stored >= config.num_flush_waiting_max, "{num_stored} stored in round {round}");
+    }
+}
+
+#[actix::test]
 async fn a_repeat_is_counted_and_not_delivered_and_a_join_is_for_the_record() {
     tokio::time::pause();
     let rig = Rig::new(MemoryDeviceStore::with_devices(1, &[(1, None)]), FnDecoder::echo()).await;

@@ -242,6 +242,10 @@ mod tests {
         assert!(matches!(EventHead::parse(b"[]"), Err(EventError::Shape(_))));
         assert!(matches!(EventHead::parse(br#"{"data":"AQ=="}"#), Err(EventError::Shape(_))));
         assert!(matches!(EventHead::parse(b"{\"deviceInfo\":{\"devEui\":\"\xff\"}}"), Err(EventError::Shape(_))));
+        // Also where nothing is read: what is in the log is text for every decoder.
+        let unread = b"{\"deviceInfo\":{\"devEui\":\"a81758fffe0000a1\"},\"tags\":\"\xff\",\"fCnt\":3}";
+        assert!(matches!(EventHead::parse(unread), Err(EventError::Shape(_))));
+        assert_eq!(UpFigures::parse(unread).f_cnt, None);
         let short = EventHead::parse(br#"{"deviceInfo":{"devEui":"a1"}}"#);
         assert_eq!(short.unwrap_err(), EventError::DevEui);
     }
