@@ -12,6 +12,8 @@
 //! librdkafka gives a seat up for good when Kafka calls it fenced, whoever took its place: another process, or this node's own later
 //! joining. [`claim`](super::claim) says which. Ours: what we owned is lost, and another seat is taken under the same name. Another's: this
 //! node writes nothing any more.
+//!
+//! A partition can be left with nobody: see [`orphans`](super::orphans).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,14 +34,17 @@ use super::claim::Claim;
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::link::Condition;
 use super::membership::Membership;
-use super::metrics::SEATS_RENEWED;
+use super::metrics::{ORPHANS_FOUND, SEATS_RENEWED};
 use super::native;
+use super::orphans::{OrphanWatch, Picture};
 use super::rebalance::{Seat, SeatMaker};
 
 /// One turn of the thread, at most.
 const POLL: Duration = Duration::from_millis(100);
 /// The lease is renewed this often in a session timeout.
 const RENEWALS_PER_SESSION: u32 = 4;
+/// The group is looked at this often in a session timeout.
+const LOOKS_PER_SESSION: u32 = 2;
 /// How long the threads are waited for at the end.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// Pause before a seat is taken anew; doubled each time, up to the second, until one was held for as long as the third.
@@ -94,6 +99,8 @@ impl Group {
             claim: Arc::clone(claim),
             maker,
             shown: BTreeMap::new(),
+            // A revocation ends within a session.
+            orphans: OrphanWatch::new(&config.node_id, config.num_partitions, config.session_timeout),
             deliveries_position: Box::new(deliveries_position),
         };
         let threads = vec![
@@ -257,14 +264,17 @@ fn retire(seat: Arc<Seat>) {
     }
 }
 
-/// The thread that renews the lease: a commit that the group answers is the proof that it still counts on us. What is committed is for
-/// people to look at. It waits for its answers, also while the thread that polls answers a rebalance.
+/// The thread that asks the group things and waits for its answers, also while the thread that polls answers a rebalance.
+///
+/// It renews the lease: a commit that the group answers is the proof that it still counts on us; what is committed is for people to look at.
+/// And it looks for partitions that nobody has.
 struct LeaseKeeper {
     seat: Arc<ArcSwap<Seat>>,
     claim: Arc<Claim>,
     maker: SeatMaker,
     /// What the group shows as our positions in the deliveries topic.
     shown: BTreeMap<PartitionId, Offset>,
+    orphans: OrphanWatch,
     deliveries_position: Box<dyn Fn(PartitionId) -> Option<Offset> + Send>,
 }
 
@@ -274,6 +284,7 @@ impl LeaseKeeper {
         let session_timeout = self.maker.config.session_timeout;
         let interval = session_timeout / RENEWALS_PER_SESSION;
         let mut renewed_at: Option<Instant> = None;
+        let mut looked_at = Instant::now();
         while !self.maker.is_closing.load(Ordering::Acquire) {
             let is_due = !membership.lease.is_held() || renewed_at.is_none_or(|at| at.elapsed() >= interval);
             let owned = membership.owned();
@@ -289,8 +300,29 @@ impl LeaseKeeper {
                     Err(error) => tracing::debug!(%error, "the lease is not renewed"),
                 }
             }
+            if looked_at.elapsed() >= session_timeout / LOOKS_PER_SESSION && self.maker.condition.replaced().is_none() {
+                looked_at = Instant::now();
+                if let Err(error) = self.look_for_orphans() {
+                    tracing::debug!(%error, "the group was not looked at");
+                }
+            }
             std::thread::sleep(POLL);
         }
+    }
+
+    fn look_for_orphans(&mut self) -> Result<(), KafkaError> {
+        let (config, seat) = (&self.maker.config, self.seat.load_full());
+        let (topic, within) = (config.topic(Topic::Uplinks), config.session_timeout / 3);
+        let (is_stable, described) =
+            native::describe_group(&seat, &config.group(), &topic, within).map_err(KafkaError::GroupListFetch)?;
+        let members = described.into_iter().map(|(name, partitions)| {
+            (name, partitions.into_iter().filter_map(|p| u32::try_from(p).ok()).map(PartitionId).collect())
+        });
+        let picture = Picture { is_stable, members: members.collect() };
+        let Some(orphans) = self.orphans.look(picture, Instant::now()) else { return Ok(()) };
+        tracing::warn!(partitions = ?orphans, "the group gave these partitions to nobody: this node leaves it and joins again, which shares them out");
+        counter!(ORPHANS_FOUND).increment(orphans.len() as u64);
+        self.maker.rejoin(&seat)
     }
 
     fn commit(&mut self, owned: &[PartitionId]) -> Result<(), KafkaError> {

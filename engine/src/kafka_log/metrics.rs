@@ -9,6 +9,7 @@ pub const PRODUCERS_RENEWED: &str = "sluse_kafka_producers_renewed_total";
 pub const APPENDS_FAILED: &str = "sluse_kafka_appends_failed_total";
 pub const REBALANCES: &str = "sluse_kafka_rebalances_total";
 pub const SEATS_RENEWED: &str = "sluse_kafka_seats_renewed_total";
+pub const ORPHANS_FOUND: &str = "sluse_kafka_orphans_found_total";
 pub const PARTITIONS_OWNED: &str = "sluse_kafka_partitions_owned";
 pub const LEASE_HELD: &str = "sluse_kafka_lease_held";
 pub const FETCHED: &str = "sluse_kafka_records_fetched_total";
@@ -27,6 +28,11 @@ pub fn describe() {
         SEATS_RENEWED,
         Unit::Count,
         "times the group shut this node out for an earlier membership of its own, and it joined again"
+    );
+    describe_counter!(
+        ORPHANS_FOUND,
+        Unit::Count,
+        "partitions that the group had given to nobody, for which this node left the group and joined it again"
     );
     describe_gauge!(PARTITIONS_OWNED, Unit::Count, "partitions that this node owns");
     describe_gauge!(LEASE_HELD, Unit::Count, "1 while the group has confirmed this node lately, so that it may send");

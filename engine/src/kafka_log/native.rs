@@ -1,6 +1,7 @@
 //! What librdkafka offers and the `rdkafka` crate does not pass on.
 #![allow(unsafe_code, reason = "calls into librdkafka through the crate's own bindings")]
 
+use std::ffi::{CStr, CString, c_char};
 use std::time::Duration;
 
 use rdkafka::bindings;
@@ -78,6 +79,94 @@ pub fn commit<C: ConsumerContext>(
     match answer {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
         code => Err(KafkaError::ConsumerCommit(RDKafkaErrorCode::from(code))),
+    }
+}
+
+/// One member of a group: the name it bears as a static member, and its partitions of one topic.
+pub type Member = (String, Vec<i32>);
+
+/// Asks the group's coordinator who its members are and what each was given of `topic`; whether the group is stable, beside them. Blocks up
+/// to `within`.
+pub fn describe_group<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    group: &str,
+    topic: &str,
+    within: Duration,
+) -> Result<(bool, Vec<Member>), RDKafkaErrorCode> {
+    let timeout_ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
+    let group = CString::new(group).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
+    let mut names: [*const c_char; 1] = [group.as_ptr()];
+    let client = consumer.client().native_ptr();
+    // SAFETY: the client and the name outlive the calls, which copy the name. Queue, options and event are ours and are each destroyed once; an
+    // answer that comes later finds the queue closed. What is read of the event is copied before that is destroyed.
+    unsafe {
+        let queue = bindings::rd_kafka_queue_new(client);
+        let options = bindings::rd_kafka_AdminOptions_new(
+            client,
+            bindings::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS,
+        );
+        // A timeout out of its range is refused, and librdkafka's own holds.
+        bindings::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, std::ptr::null_mut(), 0);
+        bindings::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue);
+        bindings::rd_kafka_AdminOptions_destroy(options);
+        let event = bindings::rd_kafka_queue_poll(queue, timeout_ms);
+        let described = if event.is_null() {
+            Err(RDKafkaErrorCode::OperationTimedOut)
+        } else {
+            let described = read_description(event, topic);
+            bindings::rd_kafka_event_destroy(event);
+            described
+        };
+        bindings::rd_kafka_queue_destroy(queue);
+        described
+    }
+}
+
+/// # Safety
+/// `event` is not null and not destroyed yet.
+unsafe fn read_description(
+    event: *mut bindings::rd_kafka_event_t,
+    topic: &str,
+) -> Result<(bool, Vec<Member>), RDKafkaErrorCode> {
+    // SAFETY: the event is valid by our caller's promise, and everything below is part of it. Pointers that may be null are looked at first;
+    // indexes are below the counts that librdkafka gave.
+    unsafe {
+        let failed = bindings::rd_kafka_event_error(event);
+        if failed != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(failed.into());
+        }
+        let result = bindings::rd_kafka_event_DescribeConsumerGroups_result(event);
+        let mut num_groups = 0;
+        let groups = bindings::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut num_groups);
+        if groups.is_null() || num_groups == 0 {
+            return Err(RDKafkaErrorCode::GroupIdNotFound);
+        }
+        let group = *groups;
+        let failed = bindings::rd_kafka_ConsumerGroupDescription_error(group);
+        if !failed.is_null() {
+            return Err(bindings::rd_kafka_error_code(failed).into());
+        }
+        let is_stable = bindings::rd_kafka_ConsumerGroupDescription_state(group)
+            == bindings::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
+        let mut members = Vec::new();
+        for place in 0..bindings::rd_kafka_ConsumerGroupDescription_member_count(group) {
+            let member = bindings::rd_kafka_ConsumerGroupDescription_member(group, place);
+            let name = bindings::rd_kafka_MemberDescription_group_instance_id(member);
+            let name = if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() };
+            let assignment = bindings::rd_kafka_MemberDescription_assignment(member);
+            let list = bindings::rd_kafka_MemberAssignment_partitions(assignment);
+            let mut partitions = Vec::new();
+            if !list.is_null() {
+                for place in 0..usize::try_from((*list).cnt).unwrap_or_default() {
+                    let element = (*list).elems.add(place);
+                    if CStr::from_ptr((*element).topic).to_bytes() == topic.as_bytes() {
+                        partitions.push((*element).partition);
+                    }
+                }
+            }
+            members.push((name, partitions));
+        }
+        Ok((is_stable, members))
     }
 }
 

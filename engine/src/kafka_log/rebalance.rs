@@ -43,8 +43,19 @@ impl SeatMaker {
             is_given_up: AtomicBool::new(false),
         };
         let seat = BaseConsumer::from_config_and_context(&self.config.member(), context)?;
-        seat.subscribe(&[&self.config.topic(Topic::Uplinks)])?;
+        self.join(&seat)?;
         Ok(seat)
+    }
+
+    fn join(&self, seat: &Seat) -> Result<(), KafkaError> {
+        seat.subscribe(&[&self.config.topic(Topic::Uplinks)])
+    }
+
+    /// Gives up what the seat has, in order, leaves the group and joins it again: that moves the group, as nothing else does that a static
+    /// member can do.
+    pub fn rejoin(&self, seat: &Seat) -> Result<(), KafkaError> {
+        seat.unsubscribe();
+        self.join(seat)
     }
 }
 

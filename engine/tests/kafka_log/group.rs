@@ -150,3 +150,17 @@ async fn a_revocation_waits_for_the_stages_and_steps_go_on_until_they_answer() {
         assert_eq!(b.log.committed(partition).await.unwrap(), Some(Offset(1)));
     }
 }
+
+#[tokio::test]
+async fn partitions_that_a_node_gave_up_and_died_before_it_asked_for_its_new_share_come_to_somebody() {
+    let cluster = shared().await;
+    let (brokers, prefix) = (cluster.kafka.bootstrap(), fresh_prefix());
+    let dead = open(config(&brokers, &prefix, "a")).await;
+    let Assignment::Assigned(_) = dead.next_assignment().await else { panic!("nothing is revoked yet") };
+    let b = Node::start(&brokers, &prefix, "b").await;
+    let Assignment::Revoked { done, .. } = dead.next_assignment().await else { panic!("b gets its share") };
+    // It comes back within its session: Kafka gives it the half that it was to keep, and counts nothing as changed.
+    let a = Node::start(&brokers, &prefix, "a").await;
+    are_shared(&a, &b).await;
+    drop(done);
+}
