@@ -16,6 +16,7 @@ pub mod mailbox;
 pub mod metrics;
 pub mod partition;
 pub mod persist;
+mod releasing;
 pub mod reload;
 pub mod supervise;
 mod table;

@@ -18,6 +18,7 @@ use super::config::{DevicePorts, DeviceStageConfig};
 use super::consumer::PartitionConsumer;
 use super::message::{Abandon, Changed, Drain, ReloadAll};
 use crate::mailbox::{Closed, deliver_to, offer_to};
+use crate::releasing::Releasing;
 use crate::supervise::{Supervised, supervise};
 use crate::table::HashMap;
 
@@ -28,6 +29,7 @@ struct PartitionHost {
     beat: Beat,
     ports: DevicePorts,
     consumers: HashMap<PartitionId, Supervised<PartitionConsumer>>,
+    releasing: Releasing,
 }
 
 #[derive(Debug, Message)]
@@ -78,27 +80,41 @@ impl Handler<Release> for PartitionHost {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, Release { partitions, deadline }: Release, _: &mut Self::Context) -> Self::Result {
+        let by_others = self.releasing.under_way(partitions.as_deref());
         let partitions = partitions.unwrap_or_else(|| self.consumers.keys().copied().collect());
-        let released: Vec<_> = partitions.iter().filter_map(|p| self.consumers.remove(p).map(|c| (*p, c))).collect();
+        let released: Vec<_> = partitions
+            .into_iter()
+            .filter_map(|partition| {
+                let consumer = self.consumers.remove(&partition)?;
+                Some(self.releasing.begin(partition, give_up(partition, consumer, deadline)))
+            })
+            .collect();
         Box::pin(async move {
-            let drains = released.into_iter().map(|(partition, consumer)| async move {
-                let Some(addr) = consumer.addr() else {
-                    warn!(partition = partition.0, "an uplinks partition was being started anew when it was released");
-                    consumer.release();
-                    return false;
-                };
-                let drained = deliver_to(&addr, Drain);
-                let is_clean = match deadline {
-                    Some(deadline) => timeout_at(deadline, drained).await.is_ok_and(|done| done.unwrap_or(false)),
-                    None => drained.await.unwrap_or(false),
-                };
-                consumer.release();
-                let _ = deliver_to(&addr, Abandon).await;
-                is_clean
-            });
-            join_all(drains).await.into_iter().all(|is_clean| is_clean)
+            let by_others = join_all(by_others);
+            let by_others = match deadline {
+                Some(deadline) => timeout_at(deadline, by_others).await.unwrap_or_else(|_| vec![false]),
+                None => by_others.await,
+            };
+            join_all(released).await.into_iter().chain(by_others).all(|is_clean| is_clean)
         })
     }
+}
+
+/// Finishes what is open in a partition, writes and tells it, and ends it. `true` when nothing was left at the deadline.
+async fn give_up(partition: PartitionId, consumer: Supervised<PartitionConsumer>, deadline: Option<Instant>) -> bool {
+    let Some(addr) = consumer.addr() else {
+        warn!(partition = partition.0, "an uplinks partition was being started anew when it was released");
+        consumer.release();
+        return false;
+    };
+    let drained = deliver_to(&addr, Drain);
+    let is_clean = match deadline {
+        Some(deadline) => timeout_at(deadline, drained).await.is_ok_and(|done| done.unwrap_or(false)),
+        None => drained.await.unwrap_or(false),
+    };
+    consumer.release();
+    let _ = deliver_to(&addr, Abandon).await;
+    is_clean
 }
 
 impl Handler<Changed> for PartitionHost {
@@ -172,6 +188,7 @@ impl DeviceStage {
                 beat,
                 ports,
                 consumers: HashMap::default(),
+                releasing: Releasing::default(),
             })
         });
         Self { hosts: hosts.collect(), revoke_within: config.revoke_within }

@@ -374,3 +374,25 @@ async fn draining_leaves_nothing_open_and_everything_stored() {
     let num_stored: u64 = (1..=5).filter_map(|d| rig.store.state(DeviceId(d))).map(|s| s.counters.num_uplinks).sum();
     assert_eq!(num_stored, rig.deliveries().len() as u64);
 }
+
+#[actix::test]
+async fn a_partition_that_is_taken_back_while_the_node_stops_is_given_up_once_and_not_before_it_is_done() {
+    tokio::time::pause();
+    let rig = Rig::new(MemoryDeviceStore::with_devices(1, &[(1, None)]), FnDecoder::echo()).await;
+    rig.send(1, 0).await;
+    settle().await;
+    rig.store.set_unavailable(true);
+    rig.send(1, 1).await;
+    let stopping = actix_rt::spawn({
+        let stage = rig.stage.clone();
+        async move { stage.drain(Duration::from_secs(10)).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let revoked = rig.stage.revoke(&[PARTITION]);
+    tokio::pin!(revoked);
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut revoked).await;
+    assert!(early.is_err(), "the row of the device is not written yet: {early:?}");
+    rig.store.set_unavailable(false);
+    assert_eq!((revoked.await, stopping.await.unwrap()), (true, true));
+    assert_eq!(rig.store.state(DeviceId(1)).unwrap().counters.num_uplinks, 2);
+}

@@ -12,13 +12,14 @@ use futures_util::future::join_all;
 use sluse_schema::change::ChangeEvent;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::target::TargetStatus;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use super::config::{TargetPorts, TargetStageConfig};
 use super::message::{Changed, DrainPartition, FullScan, Statuses, Stop};
 use super::partition::TargetPartition;
 use crate::mailbox::{Closed, deliver_to, offer_to};
+use crate::releasing::Releasing;
 use crate::supervise::{Supervised, supervise};
 use crate::table::HashMap;
 
@@ -28,6 +29,7 @@ struct PartitionHost {
     config: TargetStageConfig,
     ports: TargetPorts,
     partitions: HashMap<PartitionId, Supervised<TargetPartition>>,
+    releasing: Releasing,
 }
 
 #[derive(Clone, Copy, Debug, Message)]
@@ -82,27 +84,35 @@ impl Handler<Release> for PartitionHost {
     type Result = ResponseFuture<bool>;
 
     fn handle(&mut self, Release { partition, deadline }: Release, _: &mut Self::Context) -> Self::Result {
-        let released: Vec<_> = match partition {
-            Some(partition) => self.partitions.remove(&partition).into_iter().map(|p| (partition, p)).collect(),
-            None => self.partitions.drain().collect(),
+        let by_others = self.releasing.under_way(partition.as_ref().map(std::slice::from_ref));
+        let asked = match partition {
+            Some(partition) => vec![partition],
+            None => self.partitions.keys().copied().collect(),
         };
+        let released: Vec<_> = asked
+            .into_iter()
+            .filter_map(|partition| {
+                let supervised = self.partitions.remove(&partition)?;
+                Some(self.releasing.begin(partition, give_up(partition, supervised, deadline)))
+            })
+            .collect();
         Box::pin(async move {
-            let drains = released.into_iter().map(|(partition, supervised)| async move {
-                let Some(addr) = supervised.addr() else {
-                    warn!(
-                        partition = partition.0,
-                        "a deliveries partition was being started anew when it was released"
-                    );
-                    supervised.release();
-                    return false;
-                };
-                let is_clean = deliver_to(&addr, DrainPartition { deadline }).await.unwrap_or(false);
-                supervised.release();
-                is_clean
-            });
-            join_all(drains).await.into_iter().all(|is_clean| is_clean)
+            let by_others = timeout_at(deadline, join_all(by_others)).await.unwrap_or_else(|_| vec![false]);
+            join_all(released).await.into_iter().chain(by_others).all(|is_clean| is_clean)
         })
     }
+}
+
+/// Ends what is in flight in a partition, writes everything, and ends it. `true` when nothing was cut off.
+async fn give_up(partition: PartitionId, supervised: Supervised<TargetPartition>, deadline: Instant) -> bool {
+    let Some(addr) = supervised.addr() else {
+        warn!(partition = partition.0, "a deliveries partition was being started anew when it was released");
+        supervised.release();
+        return false;
+    };
+    let is_clean = deliver_to(&addr, DrainPartition { deadline }).await.unwrap_or(false);
+    supervised.release();
+    is_clean
 }
 
 impl Handler<Lose> for PartitionHost {
@@ -191,6 +201,7 @@ impl TargetStage {
                 config,
                 ports,
                 partitions: HashMap::default(),
+                releasing: Releasing::default(),
             })
         });
         TargetStageHandle { hosts: hosts.collect(), revoke_within: config.revoke_within }
