@@ -105,10 +105,15 @@ impl DeliveryMeta {
 
     /// The key under which a receiver recognises a repeat: stable over retries, restarts, rewinds and replays.
     pub fn idempotency_key(&self) -> String {
-        let mut event_key = [0; 32];
-        let event_key = hex_of(self.event_key, &mut event_key);
-        let text = format!("{event_key}|{}|{}", self.target, self.decoder.map_or(0, |d| d.0));
-        hex::encode(xxhash_rust::xxh3::xxh3_128(text.as_bytes()).to_be_bytes())
+        let (mut event_key, mut number) = ([0; 32], itoa::Buffer::new());
+        // Of the event's key, two numbers and what parts them: it never grows.
+        let mut text = String::with_capacity(80);
+        text.push_str(hex_of(self.event_key, &mut event_key));
+        text.push('|');
+        text.push_str(number.format(self.target.0));
+        text.push('|');
+        text.push_str(number.format(self.decoder.map_or(0, |decoder| decoder.0)));
+        hex_of(xxhash_rust::xxh3::xxh3_128(text.as_bytes()), &mut event_key).to_owned()
     }
 }
 

@@ -81,6 +81,7 @@ mod tests {
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(10);
+    const NEVER: [u64; 0] = [];
 
     fn picture(is_stable: bool, members: &[(&str, &[u32])]) -> Picture {
         let members =
@@ -100,7 +101,7 @@ mod tests {
         assert_eq!(moves("b", group), [10, 21, 32]);
         assert_eq!(moves("c", group), [20]);
         assert_eq!(moves("a", group), [30]);
-        assert_eq!(moves("d", group), [], "it is no member");
+        assert_eq!(moves("d", group), NEVER, "it is no member");
     }
 
     #[test]
@@ -112,11 +113,11 @@ mod tests {
 
     #[test]
     fn a_group_that_moves_by_itself_is_left_alone() {
-        assert_eq!(moves("b", |_| picture(true, &[("a", &[0, 1, 2, 3]), ("b", &[])])), [], "nothing is missing");
-        assert_eq!(moves("b", |_| picture(false, &[("a", &[2]), ("b", &[])])), [], "it is being shared out");
+        assert_eq!(moves("b", |_| picture(true, &[("a", &[0, 1, 2, 3]), ("b", &[])])), NEVER, "nothing is missing");
+        assert_eq!(moves("b", |_| picture(false, &[("a", &[2]), ("b", &[])])), NEVER, "it is being shared out");
         let changing = |second| {
             picture(true, if second % 8 < 4 { &[("a", &[2, 3]), ("b", &[])] } else { &[("a", &[2]), ("b", &[])] })
         };
-        assert_eq!(moves("b", changing), [], "it has not looked the same for long enough");
+        assert_eq!(moves("b", changing), NEVER, "it has not looked the same for long enough");
     }
 }

@@ -66,10 +66,6 @@ pub fn examine(topic: &[u8], payload: &Bytes, is_retained: bool) -> Result<Arriv
     if is_retained {
         return Err(RefusedEvent::Retained);
     }
-    // The whole payload, since readers further on take it for text; the parser alone would skip what it does not read.
-    if std::str::from_utf8(payload).is_err() {
-        return Err(not_json(payload));
-    }
     let (head, dev_eui) = EventHead::parse(payload).map_err(|error| refusal(error, payload))?;
     let of_topic = device_level(topic.as_bytes());
     let is_of_topic = std::str::from_utf8(of_topic).ok().and_then(|t| t.parse::<DevEui>().ok()) == Some(dev_eui);
@@ -92,10 +88,15 @@ fn refusal(error: EventError, payload: &[u8]) -> RefusedEvent {
     match error {
         EventError::DevEui => RefusedEvent::DevEui,
         EventError::EventId(_) => RefusedEvent::EventId,
-        EventError::Shape(_) if serde_json::from_slice::<IgnoredAny>(payload).is_err() => not_json(payload),
+        EventError::Shape(_) if !is_json(payload) => not_json(payload),
         EventError::Shape(text) if text.contains("missing field") => RefusedEvent::NoDeviceInfo,
         EventError::Shape(text) => RefusedEvent::Shape(text),
     }
+}
+
+/// In UTF-8 as a whole, which the parser alone would not ask of what it skips.
+fn is_json(payload: &[u8]) -> bool {
+    std::str::from_utf8(payload).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// ChirpStack's messages begin with field 1: a UUID or timestamp (0x0a) or a number (0x08). JSON may begin with a line feed (0x0a

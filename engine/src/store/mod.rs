@@ -28,6 +28,7 @@ mod metadata;
 mod scripts;
 mod states;
 mod targets;
+mod window_bytes;
 
 pub use cipher::{Cipher, CipherError};
 pub use connect::{OpenError, Store, StoreConfig};

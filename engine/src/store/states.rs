@@ -23,6 +23,7 @@ use super::connect::Store;
 use super::convert::{bigint, count, position, time};
 use super::error::WorkError;
 use super::pool::lease;
+use super::window_bytes;
 
 /// A flush of some thousand rows, a lock wait, and a repeat by halves fit in here.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(15);
@@ -56,9 +57,12 @@ pub fn state_of_row(row: &Row, at: usize) -> Option<DeviceState> {
         device,
         applied: position(row, at + 1).map(|Position { log, offset }| (Arc::new(log), offset.0)),
         latest,
-        window: parse(transmissions, device, "transmissions"),
+        window: window_bytes::decode(transmissions).unwrap_or_else(|| {
+            tracing::warn!(%device, "the stored window of transmissions is not readable, starting it anew");
+            VecDeque::new()
+        }),
         seen: decode_seen(seen),
-        link: Some(parse(link, device, "link")).filter(|link| *link != LinkState::default()).map(Box::new),
+        link: Some(link_of(link, device)).filter(|link| *link != LinkState::default()).map(Box::new),
         downlinks: Vec::new(),
         f_cnt: row.get::<_, Option<i64>>(at + 9).and_then(|f_cnt| u32::try_from(f_cnt).ok()),
         counters: DeviceCounters {
@@ -71,10 +75,10 @@ pub fn state_of_row(row: &Row, at: usize) -> Option<DeviceState> {
 }
 
 /// What we wrote ourselves; anything else counts as nothing rather than stopping the device.
-fn parse<T: Default + serde::de::DeserializeOwned>(json: &[u8], device: DeviceId, column: &'static str) -> T {
+fn link_of(json: &[u8], device: DeviceId) -> LinkState {
     serde_json::from_slice(json).unwrap_or_else(|error| {
-        tracing::warn!(%device, column, %error, "stored state is not readable, starting it anew");
-        T::default()
+        tracing::warn!(%device, %error, "the stored link state is not readable, starting it anew");
+        LinkState::default()
     })
 }
 
@@ -375,8 +379,6 @@ impl<'a> Details<'a> {
         fn column<'a, T>(states: &'a [DeviceState], of: impl Fn(&'a Latest) -> Option<T>) -> Vec<Option<T>> {
             states.iter().map(|state| state.latest.as_ref().and_then(&of)).collect()
         }
-        // A VecDeque of plain numbers always makes JSON; were it not so, an empty window would be stored.
-        let window = |state: &DeviceState| serde_json::to_vec(&state.window).unwrap_or_else(|_| b"[]".to_vec());
         let link = |link: Option<&LinkState>| {
             link.and_then(|link| serde_json::to_vec(link).ok()).unwrap_or_else(|| b"{}".to_vec())
         };
@@ -387,7 +389,7 @@ impl<'a> Details<'a> {
             latest_offsets: column(states, |latest| Some(bigint(latest.offset))),
             rssi_dbm: column(states, |latest| latest.rssi_dbm),
             snr_db: column(states, |latest| latest.snr_db),
-            transmissions: states.iter().map(window).collect(),
+            transmissions: states.iter().map(|state| window_bytes::encode(&state.window)).collect(),
             seen: states.iter().map(|state| encode_seen(&state.seen)).collect(),
             links: states.iter().map(|state| link(state.link.as_deref())).collect(),
         }

@@ -18,6 +18,7 @@ use tokio_postgres::Row;
 use super::change::{ChangeAction, Write};
 use super::related::{application_resource, covers, organization_of, stamps, visible_ids};
 use super::{PgAdminStore, pg, secrets};
+use crate::store::window_bytes;
 
 pub(super) const COLUMNS: &str = "d.id, d.application_id, a.organization_id, d.device_model_id, d.type, d.name, d.longitude, \
      d.latitude, d.comment_on_location, d.comment, d.metadata, d.device_eui, d.api_key_enc, d.settings, d.settings_enc, \
@@ -183,8 +184,8 @@ impl DeviceAdminStore for PgAdminStore {
         let link: &[u8] = row.try_get("link").map_err(pg)?;
         Ok(Some(StoredState {
             latest: latest_of(&row)?,
-            transmissions: serde_json::from_slice(transmissions)
-                .map_err(|_| secrets::unreadable("device_state.transmissions"))?,
+            transmissions: window_bytes::decode(transmissions)
+                .ok_or_else(|| secrets::unreadable("device_state.transmissions"))?,
             link: serde_json::from_slice(link).map_err(|_| secrets::unreadable("device_state.link"))?,
             counters: DeviceCounters {
                 num_uplinks: count(&row, "num_uplinks")?,
