@@ -7,6 +7,7 @@ use sluse_actors::device::Uplink;
 use sluse_schema::id::{DeviceId, OrganizationId};
 use sluse_schema::record::{NewRecord, Offset};
 use sluse_schema::uplink::{EventType, SourceKind, UplinkMeta};
+use sluse_schema::wire::chirpstack::figures_of_up;
 
 /// A ChirpStack `up` event of 1.3 kB, two gateways, as ChirpStack 4.20 publishes it.
 pub fn chirpstack_up(f_cnt: u64) -> String {
@@ -32,6 +33,7 @@ pub fn uplink_meta(device: i64, f_cnt: u64) -> UplinkMeta {
         received_at_ms: 1_795_351_089_559 + f_cnt as i64,
         event_id: Some(format!("df0eae92-3b6e-442c-ad58-{f_cnt:012x}")),
         content_type: "application/json".to_owned(),
+        figures: Some(figures_of_up(chirpstack_up(f_cnt).as_bytes())),
     }
 }
 

@@ -7,6 +7,7 @@
 //! | `DevEui`, `DeviceId`, `TargetId`, `DeviceKey` … | [`id`] |
 //! | `Record`, `Headers`, `Position`, `Step` | [`record`] |
 //! | `UplinkMeta`, `EventType`, `SourceKind` | [`uplink`] |
+//! | `UpFigures` | [`figures`] |
 //! | `DeviceConfig`, `DeviceState`, `Transmission`, `DecoderScript` | [`device`] |
 //! | `TargetConfig`, `TargetCursor`, `TargetCounters` | [`target`] |
 //! | `DeliveryMeta`, `IdempotencyKey`, `Attempt`, `DeadLetter` | [`delivery`] |
@@ -30,6 +31,7 @@
 pub mod change;
 pub mod delivery;
 pub mod device;
+pub mod figures;
 pub mod id;
 pub mod partition;
 pub mod permission;

@@ -99,10 +99,11 @@ pub enum HeaderName {
     EventKey = 12,
     Error = 13,
     Topic = 14,
+    Figures = 15,
 }
 
 impl HeaderName {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Device,
         Self::Organization,
         Self::Source,
@@ -117,6 +118,7 @@ impl HeaderName {
         Self::EventKey,
         Self::Error,
         Self::Topic,
+        Self::Figures,
     ];
 
     /// The name in Kafka.
@@ -136,6 +138,7 @@ impl HeaderName {
             Self::EventKey => "event-key",
             Self::Error => "error",
             Self::Topic => "topic",
+            Self::Figures => "figures",
         }
     }
 

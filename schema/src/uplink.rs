@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::figures::UpFigures;
 use crate::id::{DeviceId, OrganizationId};
 use crate::record::{HeaderError, HeaderName, HeadersWriter, LogIdentity, NewRecord, Offset, Record};
 
@@ -73,7 +74,7 @@ impl EventType {
 }
 
 /// What the headers of an uplink record say.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct UplinkMeta {
     pub device: DeviceId,
     pub organization: OrganizationId,
@@ -84,6 +85,8 @@ pub struct UplinkMeta {
     /// The sender's id of this event: ChirpStack's `deduplicationId`, an HTTP sender's `Idempotency-Key`.
     pub event_id: Option<String>,
     pub content_type: String,
+    /// What was read of the payload where it came in; `None` when nothing was.
+    pub figures: Option<UpFigures>,
 }
 
 impl UplinkMeta {
@@ -97,6 +100,7 @@ impl UplinkMeta {
             .number(HeaderName::ReceivedAt, self.received_at_ms)
             .text(HeaderName::ContentType, &self.content_type)
             .optional(HeaderName::EventId, self.event_id.as_deref())
+            .optional(HeaderName::Figures, self.figures.map(UpFigures::to_text).as_deref())
             .finish();
         NewRecord { key: self.device.0, timestamp_ms: self.received_at_ms, headers, value }
     }
@@ -107,7 +111,7 @@ impl UplinkMeta {
     /// Names the header that is missing or wrong.
     pub fn of_record(record: &Record) -> Result<Self, HeaderError> {
         let (mut device, mut organization, mut source, mut event, mut received_at) = (None, None, None, None, None);
-        let (mut event_id, mut content_type) = (None, None);
+        let (mut event_id, mut content_type, mut figures) = (None, None, None);
         for (name, text) in record.headers.iter() {
             match name {
                 HeaderName::Device => device = text.parse().ok().map(DeviceId),
@@ -117,6 +121,7 @@ impl UplinkMeta {
                 HeaderName::ReceivedAt => received_at = text.parse().ok(),
                 HeaderName::EventId => event_id = Some(text.to_owned()),
                 HeaderName::ContentType => content_type = Some(text.to_owned()),
+                HeaderName::Figures => figures = UpFigures::of_text(text),
                 _ => {}
             }
         }
@@ -128,6 +133,7 @@ impl UplinkMeta {
             received_at_ms: received_at.ok_or(HeaderError::Missing("received-at"))?,
             event_id,
             content_type: content_type.unwrap_or_else(|| "application/json".to_owned()),
+            figures,
         })
     }
 
@@ -144,10 +150,17 @@ impl UplinkMeta {
     /// The stable identity of this event, the base of every `Idempotency-Key` made of it: the sender's id if there is one,
     /// otherwise the place in the log.
     pub fn event_key(&self, log: &LogIdentity, partition: u32, offset: Offset) -> u128 {
-        let text = match &self.event_id {
-            Some(id) => format!("{}|{}|{id}", self.device, self.event.as_str()),
-            None => format!("{}|{}|{partition}|{offset}", log.store, log.incarnation),
+        let Some(id) = &self.event_id else {
+            let text = format!("{}|{}|{partition}|{offset}", log.store, log.incarnation);
+            return xxhash_rust::xxh3::xxh3_128(text.as_bytes());
         };
+        // For every uplink: `format!` grows its text piece by piece.
+        let mut text = String::with_capacity(32 + id.len());
+        text.push_str(itoa::Buffer::new().format(self.device.0));
+        text.push('|');
+        text.push_str(self.event.as_str());
+        text.push('|');
+        text.push_str(id);
         xxhash_rust::xxh3::xxh3_128(text.as_bytes())
     }
 }
@@ -166,6 +179,7 @@ mod tests {
             received_at_ms: 1_780_000_000_000,
             event_id: Some("b59e2877-5e24-43a0-a356-6399320f7e51".into()),
             content_type: "application/json".into(),
+            figures: Some(UpFigures { rssi_dbm: Some(-91), f_cnt: Some(7), ..UpFigures::default() }),
         }
     }
 
@@ -180,6 +194,9 @@ mod tests {
             value: new.value,
         };
         assert_eq!(UplinkMeta::of_record(&record), Ok(meta()));
+        let unread = UplinkMeta { figures: None, ..meta() };
+        let headers = unread.clone().into_record(Bytes::new()).headers;
+        assert_eq!(UplinkMeta::of_record(&Record { headers, ..record }), Ok(unread));
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! Limit: what does not parse leaves the record as it was; it was accepted because its head was right.
 
 use sluse_schema::device::{DownlinkOutcome, DownlinkState, LinkState, NetworkLog, Transmission};
+use sluse_schema::figures::UpFigures;
 use sluse_schema::text;
-use sluse_schema::uplink::{EventType, SourceKind};
+use sluse_schema::uplink::{EventType, SourceKind, UplinkMeta};
 use sluse_schema::wire::chirpstack::{
-    DownlinkEvent, JoinEvent, LocationEvent, LogEvent, StatusEvent, UpFigures, unix_ms,
+    DownlinkEvent, JoinEvent, LocationEvent, LogEvent, StatusEvent, figures_of_up, unix_ms,
 };
 
 use super::window::event_at_ms;
@@ -17,28 +18,27 @@ const LOG_TEXT_BYTES_MAX: usize = 200;
 /// Outcomes of downlinks of one device that wait for the next flush, which comes every second unless PostgreSQL is away.
 const NUM_OUTCOMES_MAX: usize = 256;
 
-/// The figures of a transmission. `last_f_cnt` is the counter of the one before.
-pub fn transmission(
-    source: SourceKind,
-    payload: &[u8],
-    received_at_ms: i64,
-    offset: u64,
-    last_f_cnt: Option<u32>,
-) -> Transmission {
-    let figures = match source {
-        SourceKind::Chirpstack => UpFigures::parse(payload),
-        SourceKind::Http => UpFigures::default(),
-    };
+/// The figures of an uplink: those that were read where it came in, or else what its payload says.
+pub fn figures(meta: &UplinkMeta, payload: &[u8]) -> UpFigures {
+    match (meta.figures, meta.source) {
+        (Some(read), _) => read,
+        (None, SourceKind::Chirpstack) => figures_of_up(payload),
+        (None, SourceKind::Http) => UpFigures::default(),
+    }
+}
+
+/// A transmission with these figures. `last_f_cnt` is the counter of the one before.
+pub fn transmission(figures: UpFigures, received_at_ms: i64, offset: u64, last_f_cnt: Option<u32>) -> Transmission {
     let gap = match (last_f_cnt, figures.f_cnt) {
         (Some(last), Some(now)) if now > last => now - last - 1,
         _ => 0,
     };
     Transmission {
-        event_at_ms: event_at_ms(figures.event_at_ms(), received_at_ms),
+        event_at_ms: event_at_ms(figures.event_at_ms, received_at_ms),
         offset,
-        rssi_dbm: figures.best_rssi_dbm(),
-        snr_db: figures.best_snr_db(),
-        num_gateways: u16::try_from(figures.rx_info.len()).unwrap_or(u16::MAX),
+        rssi_dbm: figures.rssi_dbm,
+        snr_db: figures.snr_db,
+        num_gateways: figures.num_gateways,
         dr: figures.dr,
         f_cnt: figures.f_cnt,
         f_cnt_gap: if gap > F_CNT_GAP_MAX { 0 } else { gap },
@@ -133,12 +133,27 @@ pub fn add_outcome(waiting: &mut Vec<DownlinkOutcome>, outcome: DownlinkOutcome)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sluse_schema::id::{DeviceId, OrganizationId};
+
+    fn meta(source: SourceKind, figures: Option<UpFigures>) -> UplinkMeta {
+        UplinkMeta {
+            device: DeviceId(1),
+            organization: OrganizationId(1),
+            source,
+            event: EventType::Up,
+            received_at_ms: 0,
+            event_id: None,
+            content_type: String::new(),
+            figures,
+        }
+    }
 
     #[test]
     fn a_transmission_has_its_best_signal_and_the_gap_it_shows() {
         let payload = br#"{"time":"2026-11-22T12:38:09.559263153+00:00","dr":5,"fCnt":9,
             "rxInfo":[{"rssi":-91,"snr":-1.5},{"rssi":-60,"snr":9.5}]}"#;
-        let t = transmission(SourceKind::Chirpstack, payload, i64::MAX, 4, Some(5));
+        let figures = figures(&meta(SourceKind::Chirpstack, None), payload);
+        let t = transmission(figures, i64::MAX, 4, Some(5));
         assert_eq!((t.rssi_dbm, t.snr_db, t.num_gateways), (Some(-60), Some(9.5), 2));
         assert_eq!((t.dr, t.f_cnt, t.f_cnt_gap), (Some(5), Some(9), 3));
         assert_eq!(t.event_at_ms, 1_795_351_089_559);
@@ -146,16 +161,18 @@ mod tests {
 
     #[test]
     fn a_counter_that_starts_anew_is_no_gap() {
-        let payload = br#"{"fCnt":0}"#;
-        assert_eq!(transmission(SourceKind::Chirpstack, payload, 1, 0, Some(500)).f_cnt_gap, 0);
-        let far = br#"{"fCnt":4000000000}"#;
-        assert_eq!(transmission(SourceKind::Chirpstack, far, 1, 0, Some(5)).f_cnt_gap, 0);
+        let of = |f_cnt| UpFigures { f_cnt: Some(f_cnt), ..UpFigures::default() };
+        assert_eq!(transmission(of(0), 1, 0, Some(500)).f_cnt_gap, 0);
+        assert_eq!(transmission(of(4_000_000_000), 1, 0, Some(5)).f_cnt_gap, 0);
     }
 
     #[test]
-    fn an_http_payload_is_not_read_for_figures() {
-        let t = transmission(SourceKind::Http, br#"{"fCnt":7,"time":"nonsense"}"#, 77, 0, None);
-        assert_eq!((t.f_cnt, t.event_at_ms), (None, 77));
+    fn a_payload_is_read_for_figures_only_when_its_source_has_them_and_nobody_has_read_them_yet() {
+        let payload = br#"{"fCnt":7}"#;
+        let of = |source, read| figures(&meta(source, read), payload).f_cnt;
+        assert_eq!(of(SourceKind::Chirpstack, None), Some(7));
+        assert_eq!(of(SourceKind::Chirpstack, Some(UpFigures { f_cnt: Some(8), ..UpFigures::default() })), Some(8));
+        assert_eq!(of(SourceKind::Http, None), None);
     }
 
     #[test]

@@ -86,7 +86,8 @@ impl DeviceMachine {
     fn apply_up(&mut self, uplink: &Uplink) {
         let state = &mut self.state;
         let (offset, received_at_ms) = (uplink.offset.0, uplink.meta.received_at_ms);
-        let transmission = event::transmission(uplink.meta.source, &uplink.value, received_at_ms, offset, state.f_cnt);
+        let transmission =
+            event::transmission(event::figures(&uplink.meta, &uplink.value), received_at_ms, offset, state.f_cnt);
         state.f_cnt = transmission.f_cnt.or(state.f_cnt);
         state.counters.num_uplinks += 1;
         state.counters.num_f_cnt_missing += u64::from(transmission.f_cnt_gap);
@@ -198,6 +199,7 @@ mod tests {
                 received_at_ms: 1_000 + offset as i64,
                 event_id: id.map(|n| n.to_string()),
                 content_type: "application/json".into(),
+                figures: None,
             },
             value: Bytes::from(format!("{{\"n\":{offset}}}")),
         }

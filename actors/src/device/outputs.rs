@@ -115,6 +115,7 @@ mod tests {
                 received_at_ms: 5,
                 event_id: None,
                 content_type: "application/json".into(),
+                figures: None,
             },
             value: Bytes::from_static(b"{\"raw\": 1.0}"),
         }

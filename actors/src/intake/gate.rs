@@ -135,6 +135,7 @@ impl Gate {
                 received_at_ms: self.received_at_ms(partition),
                 event_id: arrival.event_id,
                 content_type: arrival.content_type,
+                figures: arrival.figures,
             };
             let (places, records) = by_partition.entry(partition).or_default();
             places.push((place, Accepted { device: sender.device }));

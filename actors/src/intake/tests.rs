@@ -42,6 +42,7 @@ fn arrival(device: u64, n: u64) -> Arrival {
         event: EventType::Up,
         event_id: None,
         content_type: "application/json".into(),
+        figures: None,
         payload: Bytes::from(n.to_string()),
     }
 }

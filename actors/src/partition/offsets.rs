@@ -238,6 +238,7 @@ mod tests {
                 received_at_ms: 0,
                 event_id: None,
                 content_type: String::new(),
+                figures: None,
             },
             value: Bytes::from_static(b"0123456789"),
         })

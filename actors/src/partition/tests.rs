@@ -55,6 +55,7 @@ impl Rig {
             received_at_ms: 1_000,
             event_id: id.map(str::to_owned),
             content_type: "application/json".into(),
+            figures: None,
         };
         let record = meta.into_record(Bytes::from(payload.to_owned()));
         self.log.append(PARTITION, vec![record]).await.unwrap();

@@ -466,6 +466,7 @@ impl World {
                     // A status and an uplink share an id now and then, as ChirpStack's do.
                     event_id: plan.has_event_ids.then(|| format!("e{}", number / 2)),
                     content_type: "application/json".into(),
+                    figures: None,
                     payload: Bytes::from(number.to_string()),
                 };
                 source.waiting.push_back(arrival);

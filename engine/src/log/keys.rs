@@ -30,10 +30,14 @@ pub fn offset_of_key(key: &[u8]) -> Option<Offset> {
     Some(Offset(u64::from_be_bytes(key.try_into().ok()?)))
 }
 
-/// The value of a record.
-pub fn encode(new: &NewRecord, running: Running) -> Bytes {
+/// Bytes that the value of a record takes.
+pub fn encoded_len(new: &NewRecord) -> usize {
+    HEAD_BYTES + new.headers.as_bytes().len() + new.value.len()
+}
+
+/// The value of a record, written into `flat` and split off it.
+pub fn encode(new: &NewRecord, running: Running, flat: &mut BytesMut) -> Bytes {
     let headers = new.headers.as_bytes();
-    let mut flat = BytesMut::with_capacity(HEAD_BYTES + headers.len() + new.value.len());
     flat.put_i64(running.max_timestamp_ms);
     flat.put_u64(running.bytes_before);
     flat.put_i64(new.timestamp_ms);
@@ -41,7 +45,7 @@ pub fn encode(new: &NewRecord, running: Running) -> Bytes {
     flat.put_u32(u32::try_from(headers.len()).unwrap_or(u32::MAX));
     flat.put_slice(headers);
     flat.put_slice(&new.value);
-    flat.freeze()
+    flat.split().freeze()
 }
 
 /// The record as readers of the tail get it: its payload shares memory with the stored value.
@@ -98,7 +102,9 @@ mod tests {
             let headers = Headers::from_pairs([(HeaderName::EventId, text.as_str())]);
             let new = NewRecord { key, timestamp_ms, headers: headers.clone(), value: Bytes::from(value.clone()) };
             let running = Running { max_timestamp_ms, bytes_before };
-            let flat = encode(&new, running);
+            let mut buffer = BytesMut::with_capacity(encoded_len(&new));
+            let flat = encode(&new, running, &mut buffer);
+            prop_assert_eq!(flat.len(), encoded_len(&new));
             let shared = share(Offset(7), new, &flat);
             let (back, back_running) = decode(Offset(7), &flat).unwrap();
             prop_assert_eq!(back_running, running);

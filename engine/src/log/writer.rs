@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use fjall::PersistMode;
 use sluse_schema::id::TargetId;
 use sluse_schema::partition::PartitionId;
@@ -95,6 +96,11 @@ impl Drop for EndGuard {
             command.refuse(|| LogError::Unavailable("the log's writer has ended".into()));
         }
     }
+}
+
+/// One piece of memory for the values of records that were handed in together: one for each took the writer longer to get.
+fn buffer_for<'a>(records: impl Iterator<Item = &'a NewRecord>) -> BytesMut {
+    BytesMut::with_capacity(records.map(keys::encoded_len).sum())
 }
 
 pub const fn topic_index(topic: Topic) -> usize {
@@ -211,8 +217,9 @@ impl Writer {
         let mut firsts = Vec::with_capacity(parts.len());
         for (partition, records) in parts {
             firsts.push(self.heads[topic_index(Topic::Uplinks)][partition.0 as usize].next);
+            let mut buffer = buffer_for(records.iter());
             for record in records {
-                self.add(group, Topic::Uplinks, partition, record);
+                self.add(group, Topic::Uplinks, partition, record, &mut buffer);
             }
         }
         group.due.push(Due::Append(answer, firsts));
@@ -226,8 +233,9 @@ impl Writer {
         }
         self.committed[step.partition.0 as usize] = Some(step.next);
         group.moved.insert(step.partition, step.next);
+        let mut buffer = buffer_for(step.outputs.iter().map(|(_, record)| record));
         for (partition, record) in step.outputs {
-            self.add(group, Topic::Deliveries, partition, record);
+            self.add(group, Topic::Deliveries, partition, record, &mut buffer);
         }
         group.due.push(Due::Step(answer));
     }
@@ -254,11 +262,11 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, group: &mut Group, topic: Topic, partition: PartitionId, new: NewRecord) {
+    fn add(&mut self, group: &mut Group, topic: Topic, partition: PartitionId, new: NewRecord, buffer: &mut BytesMut) {
         let head = &mut self.heads[topic_index(topic)][partition.0 as usize];
         let (offset, num_bytes) = (head.next, new.num_bytes() as u64);
         head.running.max_timestamp_ms = head.running.max_timestamp_ms.max(new.timestamp_ms);
-        let flat = keys::encode(&new, head.running);
+        let flat = keys::encode(&new, head.running, buffer);
         head.next = offset.next();
         head.running.bytes_before += num_bytes;
         if topic == Topic::Deliveries {

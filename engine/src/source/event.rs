@@ -66,7 +66,12 @@ pub fn examine(topic: &[u8], payload: &Bytes, is_retained: bool) -> Result<Arriv
     if is_retained {
         return Err(RefusedEvent::Retained);
     }
-    let (head, dev_eui) = EventHead::parse(payload).map_err(|error| refusal(error, payload))?;
+    let event = EventType::of_topic(event);
+    let read = match event {
+        EventType::Up => EventHead::parse_up(payload).map(|(head, dev_eui, figures)| (head, dev_eui, Some(figures))),
+        _ => EventHead::parse(payload).map(|(head, dev_eui)| (head, dev_eui, None)),
+    };
+    let (head, dev_eui, figures) = read.map_err(|error| refusal(error, payload))?;
     let of_topic = device_level(topic.as_bytes());
     let is_of_topic = std::str::from_utf8(of_topic).ok().and_then(|t| t.parse::<DevEui>().ok()) == Some(dev_eui);
     if !is_of_topic {
@@ -76,9 +81,10 @@ pub fn examine(topic: &[u8], payload: &Bytes, is_retained: bool) -> Result<Arriv
     Ok(Arrival {
         sender: DeviceKey::DevEui(dev_eui),
         source: SourceKind::Chirpstack,
-        event: EventType::of_topic(event),
+        event,
         event_id,
         content_type: "application/json".to_owned(),
+        figures,
         payload: payload.clone(),
     })
 }

@@ -108,6 +108,7 @@ async fn accept(request: &HttpRequest, body: Unread, state: &AppState) -> Result
         event: EventType::Up,
         event_id,
         content_type: content_type(headers),
+        figures: None,
         payload,
     };
     intake.accept(arrival).await.map(|_| ()).map_err(answer)

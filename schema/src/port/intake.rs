@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use crate::figures::UpFigures;
 use crate::id::{DeviceId, DeviceKey};
 use crate::uplink::{EventType, SourceKind};
 
@@ -17,6 +18,8 @@ pub struct Arrival {
     /// The sender's id of this event.
     pub event_id: Option<String>,
     pub content_type: String,
+    /// What the source read of the payload already.
+    pub figures: Option<UpFigures>,
     /// Byte for byte as it came in.
     pub payload: Bytes,
 }

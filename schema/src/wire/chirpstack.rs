@@ -6,8 +6,10 @@
 
 use std::borrow::Cow;
 
-use serde::Deserialize;
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
+use crate::figures::UpFigures;
 use crate::id::{DevEui, GatewayId};
 
 /// Largest packet taken from the broker. An uplink heard by 40 gateways is 17.5 kB; rumqttc's default of 10 kB would loop for ever.
@@ -48,12 +50,33 @@ impl<'a> EventHead<'a> {
         // Checked as a whole at once: text by text it took as long as all the rest.
         let text = std::str::from_utf8(payload).map_err(|e| EventError::Shape(e.to_string()))?;
         let head: Self = serde_json::from_str(text).map_err(|e| EventError::Shape(e.to_string()))?;
-        let dev_eui = head.device_info.dev_eui.parse().map_err(|_| EventError::DevEui)?;
+        let dev_eui = head.check()?;
+        Ok((head, dev_eui))
+    }
+
+    /// Parses the head of an `up` event together with its figures, in one pass. Figures that are not what they should be do not refuse an
+    /// event: it has none then.
+    pub fn parse_up(payload: &'a [u8]) -> Result<(Self, DevEui, UpFigures), EventError> {
+        let read = std::str::from_utf8(payload).ok().and_then(|text| serde_json::from_str(text).ok());
+        if let Some(up @ UpEvent { device_info: Some(_), .. }) = read {
+            let figures = up.figures();
+            if let UpEvent { deduplication_id, device_info: Some(device_info), .. } = up {
+                let head = Self { deduplication_id, device_info };
+                let dev_eui = head.check()?;
+                return Ok((head, dev_eui, figures));
+            }
+        }
+        let (head, dev_eui) = Self::parse(payload)?;
+        Ok((head, dev_eui, UpFigures::default()))
+    }
+
+    fn check(&self) -> Result<DevEui, EventError> {
+        let dev_eui = self.device_info.dev_eui.parse().map_err(|_| EventError::DevEui)?;
         let max = crate::uplink::EVENT_ID_BYTES_MAX;
-        if head.deduplication_id.as_ref().is_some_and(|id| id.len() > max) {
+        if self.deduplication_id.as_ref().is_some_and(|id| id.len() > max) {
             return Err(EventError::EventId(max));
         }
-        Ok((head, dev_eui))
+        Ok(dev_eui)
     }
 }
 
@@ -76,47 +99,83 @@ pub fn gateway_of_state_topic(topic: &str) -> Option<&str> {
     (tail == "conn" && !gateway.contains('/')).then_some(gateway)
 }
 
-/// Signal and frame figures of an `up` event.
+/// An `up` event, as far as it is read.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct UpFigures<'a> {
+struct UpEvent<'a> {
     #[serde(borrow)]
-    pub time: Option<Cow<'a, str>>,
-    pub dr: Option<u8>,
-    pub f_cnt: Option<u32>,
-    pub rx_info: Vec<RxFigures>,
+    deduplication_id: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    device_info: Option<DeviceInfo<'a>>,
+    #[serde(borrow)]
+    time: Option<Cow<'a, str>>,
+    dr: Option<u8>,
+    f_cnt: Option<u32>,
+    rx_info: Reception,
+}
+
+impl UpEvent<'_> {
+    fn figures(&self) -> UpFigures {
+        let Reception { num_gateways, rssi_dbm, snr_db } = self.rx_info;
+        let event_at_ms = self.time.as_deref().and_then(unix_ms);
+        UpFigures { event_at_ms, rssi_dbm, snr_db, num_gateways, dr: self.dr, f_cnt: self.f_cnt }
+    }
+}
+
+/// `rxInfo`: the best figures over all gateways.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reception {
+    num_gateways: u16,
+    rssi_dbm: Option<i32>,
+    snr_db: Option<f32>,
 }
 
 /// One gateway's reception. An absent figure is a zero that protobuf left out, provided that the other one is there.
 #[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct RxFigures {
-    pub rssi: Option<f64>,
-    pub snr: Option<f64>,
+#[serde(default)]
+struct RxFigures {
+    rssi: Option<f64>,
+    snr: Option<f64>,
 }
 
-impl<'a> UpFigures<'a> {
-    /// The figures of an event; what does not parse has none.
-    pub fn parse(payload: &'a [u8]) -> Self {
-        std::str::from_utf8(payload).ok().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+impl Reception {
+    fn add(&mut self, rx: &RxFigures) {
+        self.num_gateways = self.num_gateways.saturating_add(1);
+        if rx.rssi.is_none() && rx.snr.is_none() {
+            return;
+        }
+        let (rssi_dbm, snr_db) = (rx.rssi.unwrap_or(0.0) as i32, rx.snr.unwrap_or(0.0) as f32);
+        self.rssi_dbm = Some(self.rssi_dbm.map_or(rssi_dbm, |best| best.max(rssi_dbm)));
+        self.snr_db = Some(self.snr_db.map_or(snr_db, |best| best.max(snr_db)));
     }
+}
 
-    /// Best RSSI over all gateways, dBm.
-    pub fn best_rssi_dbm(&self) -> Option<i32> {
-        let heard = self.rx_info.iter().filter(|rx| rx.rssi.is_some() || rx.snr.is_some());
-        heard.map(|rx| rx.rssi.unwrap_or(0.0) as i32).max()
-    }
+impl<'de> Deserialize<'de> for Reception {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Each;
+        impl<'de> Visitor<'de> for Each {
+            type Value = Reception;
 
-    /// Best SNR over all gateways, dB.
-    pub fn best_snr_db(&self) -> Option<f32> {
-        let heard = self.rx_info.iter().filter(|rx| rx.rssi.is_some() || rx.snr.is_some());
-        heard.map(|rx| rx.snr.unwrap_or(0.0) as f32).max_by(f32::total_cmp)
-    }
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an array of receptions")
+            }
 
-    /// Event time, Unix milliseconds.
-    pub fn event_at_ms(&self) -> Option<i64> {
-        unix_ms(self.time.as_deref()?)
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Reception, A::Error> {
+                let mut reception = Reception::default();
+                while let Some(rx) = seq.next_element()? {
+                    reception.add(&rx);
+                }
+                Ok(reception)
+            }
+        }
+        deserializer.deserialize_seq(Each)
     }
+}
+
+/// The figures of an `up` event that nobody has read yet; what does not parse has none.
+pub fn figures_of_up(payload: &[u8]) -> UpFigures {
+    let read = std::str::from_utf8(payload).ok().and_then(|text| serde_json::from_str::<UpEvent<'_>>(text).ok());
+    read.map(|up| up.figures()).unwrap_or_default()
 }
 
 /// An RFC 3339 time as Unix milliseconds.
@@ -245,18 +304,39 @@ mod tests {
         // Also where nothing is read: what is in the log is text for every decoder.
         let unread = b"{\"deviceInfo\":{\"devEui\":\"a81758fffe0000a1\"},\"tags\":\"\xff\",\"fCnt\":3}";
         assert!(matches!(EventHead::parse(unread), Err(EventError::Shape(_))));
-        assert_eq!(UpFigures::parse(unread).f_cnt, None);
+        assert_eq!(figures_of_up(unread).f_cnt, None);
+        assert!(matches!(EventHead::parse_up(unread), Err(EventError::Shape(_))));
         let short = EventHead::parse(br#"{"deviceInfo":{"devEui":"a1"}}"#);
         assert_eq!(short.unwrap_err(), EventError::DevEui);
     }
 
     #[test]
     fn best_figures_take_absent_zeros_for_zeros() {
-        let up: UpFigures<'_> =
-            serde_json::from_str(r#"{"rxInfo":[{"rssi":-91,"snr":-1.5},{"rssi":-60}],"fCnt":3}"#).unwrap();
-        assert_eq!((up.best_rssi_dbm(), up.best_snr_db()), (Some(-60), Some(0.0)));
-        let none: UpFigures<'_> = serde_json::from_str(r#"{"rxInfo":[{}]}"#).unwrap();
-        assert_eq!((none.best_rssi_dbm(), none.best_snr_db()), (None, None));
+        let up = figures_of_up(br#"{"rxInfo":[{"rssi":-91,"snr":-1.5},{"rssi":-60}],"fCnt":3}"#);
+        assert_eq!((up.rssi_dbm, up.snr_db, up.num_gateways, up.f_cnt), (Some(-60), Some(0.0), 2, Some(3)));
+        let none = figures_of_up(br#"{"rxInfo":[{}]}"#);
+        assert_eq!((none.rssi_dbm, none.snr_db, none.num_gateways), (None, None, 1));
+    }
+
+    #[test]
+    fn an_up_is_read_in_one_pass_as_in_two() {
+        let head = r#""deduplicationId":"d","deviceInfo":{"devEui":"a81758fffe0000a1"}"#;
+        for (figures, has_them) in [
+            (r#""time":"2026-11-22T12:38:09.559263153+00:00","dr":5,"fCnt":9,"rxInfo":[{"rssi":-60,"snr":9.5}]"#, true),
+            (r#""rxInfo":[],"time":"nonsense","fCnt":9"#, true),
+            (r#""fCnt":"nine""#, false),
+            (r#""rxInfo":null,"fCnt":9"#, false),
+            (r#""fCnt":9,"fCnt":9"#, false),
+        ] {
+            let event = format!("{{{head},{figures}}}");
+            let (up, eui, read) = EventHead::parse_up(event.as_bytes()).unwrap();
+            assert_eq!((up.deduplication_id.as_deref(), eui.0), (Some("d"), 0xa817_58ff_fe00_00a1), "{event}");
+            assert_eq!(read, figures_of_up(event.as_bytes()), "{event}");
+            assert_eq!(read.f_cnt, has_them.then_some(9), "{event}");
+        }
+        let text = |payload: &str| EventHead::parse_up(payload.as_bytes()).unwrap_err().to_string();
+        assert!(text(r#"{"fCnt":9}"#).contains("missing field `deviceInfo`"));
+        assert_eq!(EventHead::parse_up(br#"{"deviceInfo":{"devEui":"a1"}}"#).unwrap_err(), EventError::DevEui);
     }
 
     #[test]
