@@ -107,8 +107,7 @@ struct UpEvent<'a> {
     deduplication_id: Option<Cow<'a, str>>,
     #[serde(borrow)]
     device_info: Option<DeviceInfo<'a>>,
-    #[serde(borrow)]
-    time: Option<Cow<'a, str>>,
+    time: EventTime,
     dr: Option<u8>,
     f_cnt: Option<u32>,
     rx_info: Reception,
@@ -117,8 +116,34 @@ struct UpEvent<'a> {
 impl UpEvent<'_> {
     fn figures(&self) -> UpFigures {
         let Reception { num_gateways, rssi_dbm, snr_db } = self.rx_info;
-        let event_at_ms = self.time.as_deref().and_then(unix_ms);
+        let EventTime(event_at_ms) = self.time;
         UpFigures { event_at_ms, rssi_dbm, snr_db, num_gateways, dr: self.dr, f_cnt: self.f_cnt }
+    }
+}
+
+/// `time`, in Unix milliseconds; a text that is no time is none.
+#[derive(Clone, Copy, Debug, Default)]
+struct EventTime(Option<i64>);
+
+impl<'de> Deserialize<'de> for EventTime {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = EventTime;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a time")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<EventTime, E> {
+                Ok(EventTime(unix_ms(text)))
+            }
+
+            fn visit_unit<E>(self) -> Result<EventTime, E> {
+                Ok(EventTime(None))
+            }
+        }
+        deserializer.deserialize_any(Text)
     }
 }
 
@@ -324,6 +349,8 @@ mod tests {
         for (figures, has_them) in [
             (r#""time":"2026-11-22T12:38:09.559263153+00:00","dr":5,"fCnt":9,"rxInfo":[{"rssi":-60,"snr":9.5}]"#, true),
             (r#""rxInfo":[],"time":"nonsense","fCnt":9"#, true),
+            (r#""time":null,"fCnt":9"#, true),
+            (r#""time":7,"fCnt":9"#, false),
             (r#""fCnt":"nine""#, false),
             (r#""rxInfo":null,"fCnt":9"#, false),
             (r#""fCnt":9,"fCnt":9"#, false),
