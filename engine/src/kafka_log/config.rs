@@ -124,6 +124,15 @@ impl KafkaLogConfig {
         }
     }
 
+    /// The client id of this node's member of the group.
+    pub fn member_client_id(&self) -> String {
+        self.client_id("group")
+    }
+
+    fn client_id(&self, role: &str) -> String {
+        format!("sluse-{}-{role}", self.node_id)
+    }
+
     /// What all clients have in common. `role` is for the broker's logs.
     fn client(&self, role: &str) -> ClientConfig {
         let mut client = ClientConfig::new();
@@ -140,7 +149,7 @@ impl KafkaLogConfig {
             client.set(name, value.reveal());
         }
         client.set("bootstrap.servers", &self.brokers);
-        client.set("client.id", format!("sluse-{}-{role}", self.node_id));
+        client.set("client.id", self.client_id(role));
         client
     }
 

@@ -36,7 +36,7 @@ use super::link::Condition;
 use super::membership::Membership;
 use super::metrics::{ORPHANS_FOUND, SEATS_RENEWED};
 use super::native;
-use super::orphans::{OrphanWatch, Picture};
+use super::orphans::{OrphanWatch, Picture, partitions_of_assignment};
 use super::rebalance::{Seat, SeatMaker};
 
 /// One turn of the thread, at most.
@@ -100,7 +100,7 @@ impl Group {
             maker,
             shown: BTreeMap::new(),
             // A revocation ends within a session.
-            orphans: OrphanWatch::new(&config.node_id, config.num_partitions, config.session_timeout),
+            orphans: OrphanWatch::new(&config.member_client_id(), config.num_partitions, config.session_timeout),
             deliveries_position: Box::new(deliveries_position),
         };
         let threads = vec![
@@ -313,11 +313,10 @@ impl LeaseKeeper {
     fn look_for_orphans(&mut self) -> Result<(), KafkaError> {
         let (config, seat) = (&self.maker.config, self.seat.load_full());
         let (topic, within) = (config.topic(Topic::Uplinks), config.session_timeout / 3);
-        let (is_stable, described) =
-            native::describe_group(&seat, &config.group(), &topic, within).map_err(KafkaError::GroupListFetch)?;
-        let members = described.into_iter().map(|(name, partitions)| {
-            (name, partitions.into_iter().filter_map(|p| u32::try_from(p).ok()).map(PartitionId).collect())
-        });
+        let (is_stable, described) = native::describe_group(&seat, &config.group(), within)?;
+        let members = described
+            .into_iter()
+            .map(|(client_id, assignment)| (client_id, partitions_of_assignment(&assignment, &topic)));
         let picture = Picture { is_stable, members: members.collect() };
         let Some(orphans) = self.orphans.look(picture, Instant::now()) else { return Ok(()) };
         tracing::warn!(partitions = ?orphans, "the group gave these partitions to nobody: this node leaves it and joins again, which shares them out");

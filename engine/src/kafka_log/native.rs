@@ -82,92 +82,74 @@ pub fn commit<C: ConsumerContext>(
     }
 }
 
-/// One member of a group: the name it bears as a static member, and its partitions of one topic.
-pub type Member = (String, Vec<i32>);
+/// One member of a group: the client id it came with, and its assignment as the group's leader wrote it.
+pub type Member = (String, Vec<u8>);
 
-/// Asks the group's coordinator who its members are and what each was given of `topic`; whether the group is stable, beside them. Blocks up
-/// to `within`.
+/// Asks the brokers who the members of a group are; whether it is stable, beside them. Blocks up to `within`: that long while one of
+/// several brokers is away.
+///
+/// Not `DescribeConsumerGroups`, which asks the group's broker alone: librdkafka 2.12 ended the process in one of its assertions
+/// (`rd_kafka_enq_once_del_source_return`) when connections came and went meanwhile. Nor the crate's own form of this question, which
+/// takes an answer of all brokers but one for none and never frees it.
 pub fn describe_group<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     group: &str,
-    topic: &str,
     within: Duration,
-) -> Result<(bool, Vec<Member>), RDKafkaErrorCode> {
+) -> Result<(bool, Vec<Member>), KafkaError> {
     let timeout_ms = i32::try_from(within.as_millis()).unwrap_or(i32::MAX);
-    let group = CString::new(group).map_err(|_| RDKafkaErrorCode::InvalidArgument)?;
-    let mut names: [*const c_char; 1] = [group.as_ptr()];
-    let client = consumer.client().native_ptr();
-    // SAFETY: the client and the name outlive the calls, which copy the name. Queue, options and event are ours and are each destroyed once; an
-    // answer that comes later finds the queue closed. What is read of the event is copied before that is destroyed.
+    let name = CString::new(group)?;
+    let mut list: *const bindings::rd_kafka_group_list = std::ptr::null();
+    // SAFETY: the client, the name and the place for the answer outlive the call. The list is ours then, if there is one, and is destroyed
+    // once, after everything was copied out of it.
     unsafe {
-        let queue = bindings::rd_kafka_queue_new(client);
-        let options = bindings::rd_kafka_AdminOptions_new(
-            client,
-            bindings::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS,
-        );
-        // A timeout out of its range is refused, and librdkafka's own holds.
-        bindings::rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, std::ptr::null_mut(), 0);
-        bindings::rd_kafka_DescribeConsumerGroups(client, names.as_mut_ptr(), names.len(), options, queue);
-        bindings::rd_kafka_AdminOptions_destroy(options);
-        let event = bindings::rd_kafka_queue_poll(queue, timeout_ms);
-        let described = if event.is_null() {
-            Err(RDKafkaErrorCode::OperationTimedOut)
-        } else {
-            let described = read_description(event, topic);
-            bindings::rd_kafka_event_destroy(event);
-            described
-        };
-        bindings::rd_kafka_queue_destroy(queue);
-        described
+        let code =
+            bindings::rd_kafka_list_groups(consumer.client().native_ptr(), name.as_ptr(), &raw mut list, timeout_ms);
+        if list.is_null() {
+            return Err(KafkaError::GroupListFetch(code.into()));
+        }
+        let found = (0..usize::try_from((*list).group_cnt).unwrap_or_default())
+            .map(|place| (*list).groups.add(place))
+            .find(|found| text_of((**found).group) == group)
+            .map(|found| read_group(found));
+        bindings::rd_kafka_group_list_destroy(list);
+        found.ok_or_else(|| match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => KafkaError::GroupListFetch(RDKafkaErrorCode::GroupIdNotFound),
+            code => KafkaError::GroupListFetch(code.into()),
+        })
     }
 }
 
 /// # Safety
-/// `event` is not null and not destroyed yet.
-unsafe fn read_description(
-    event: *mut bindings::rd_kafka_event_t,
-    topic: &str,
-) -> Result<(bool, Vec<Member>), RDKafkaErrorCode> {
-    // SAFETY: the event is valid by our caller's promise, and everything below is part of it. Pointers that may be null are looked at first;
-    // indexes are below the counts that librdkafka gave.
+/// `group` is valid.
+unsafe fn read_group(group: *const bindings::rd_kafka_group_info) -> (bool, Vec<Member>) {
+    // SAFETY: `group` is valid by our caller's promise, and with it its texts, its members and their bytes, in the numbers it says.
     unsafe {
-        let failed = bindings::rd_kafka_event_error(event);
-        if failed != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(failed.into());
-        }
-        let result = bindings::rd_kafka_event_DescribeConsumerGroups_result(event);
-        let mut num_groups = 0;
-        let groups = bindings::rd_kafka_DescribeConsumerGroups_result_groups(result, &mut num_groups);
-        if groups.is_null() || num_groups == 0 {
-            return Err(RDKafkaErrorCode::GroupIdNotFound);
-        }
-        let group = *groups;
-        let failed = bindings::rd_kafka_ConsumerGroupDescription_error(group);
-        if !failed.is_null() {
-            return Err(bindings::rd_kafka_error_code(failed).into());
-        }
-        let is_stable = bindings::rd_kafka_ConsumerGroupDescription_state(group)
-            == bindings::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
-        let mut members = Vec::new();
-        for place in 0..bindings::rd_kafka_ConsumerGroupDescription_member_count(group) {
-            let member = bindings::rd_kafka_ConsumerGroupDescription_member(group, place);
-            let name = bindings::rd_kafka_MemberDescription_group_instance_id(member);
-            let name = if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() };
-            let assignment = bindings::rd_kafka_MemberDescription_assignment(member);
-            let list = bindings::rd_kafka_MemberAssignment_partitions(assignment);
-            let mut partitions = Vec::new();
-            if !list.is_null() {
-                for place in 0..usize::try_from((*list).cnt).unwrap_or_default() {
-                    let element = (*list).elems.add(place);
-                    if CStr::from_ptr((*element).topic).to_bytes() == topic.as_bytes() {
-                        partitions.push((*element).partition);
-                    }
-                }
-            }
-            members.push((name, partitions));
-        }
-        Ok((is_stable, members))
+        let is_stable =
+            (*group).err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR && text_of((*group).state) == "Stable";
+        let num_members =
+            if (*group).members.is_null() { 0 } else { usize::try_from((*group).member_cnt).unwrap_or_default() };
+        let members = (0..num_members).map(|place| {
+            let member = (*group).members.add(place);
+            let len = usize::try_from((*member).member_assignment_size).unwrap_or_default();
+            let assignment = if (*member).member_assignment.is_null() {
+                Vec::new()
+            } else {
+                std::slice::from_raw_parts((*member).member_assignment.cast::<u8>(), len).to_vec()
+            };
+            (text_of((*member).client_id), assignment)
+        });
+        (is_stable, members.collect())
     }
+}
+
+/// # Safety
+/// `text` is null or ends in a NUL.
+unsafe fn text_of(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: not null, and our caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// Serves everything that the producer has to report by now; never waits.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use sluse_schema::partition::PartitionId;
 
-/// The group as Kafka describes it: nodes by their name, with what each was given.
+/// The group as Kafka describes it: members by their client id, which has the node's name in it, with what each was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picture {
     /// No rebalance is under way.
@@ -29,17 +29,52 @@ impl Picture {
     }
 
     /// How many members would have to move the group before this one.
-    fn rank(&self, node_id: &str) -> Option<usize> {
-        let owned = self.members.get(node_id)?;
-        let key = (owned.len(), node_id);
+    fn rank(&self, member: &str) -> Option<usize> {
+        let owned = self.members.get(member)?;
+        let key = (owned.len(), member);
         Some(self.members.iter().filter(|(other, theirs)| (theirs.len(), other.as_str()) < key).count())
     }
+}
+
+/// What an assignment gives of `topic`, as the consumer protocol writes it: version (i16), topics (i32 of them), each its name (i16 of bytes)
+/// and partitions (i32 of them, each i32); what comes behind is of no concern here. Nothing when it is not that, or empty.
+pub fn partitions_of_assignment(bytes: &[u8], topic: &str) -> BTreeSet<PartitionId> {
+    read_assignment(bytes, topic).unwrap_or_default()
+}
+
+fn read_assignment(bytes: &[u8], topic: &str) -> Option<BTreeSet<PartitionId>> {
+    fn int(rest: &mut &[u8]) -> Option<u32> {
+        let (int, behind) = rest.split_first_chunk()?;
+        *rest = behind;
+        Some(u32::from_be_bytes(*int))
+    }
+    fn short(rest: &mut &[u8]) -> Option<u16> {
+        let (int, behind) = rest.split_first_chunk()?;
+        *rest = behind;
+        Some(u16::from_be_bytes(*int))
+    }
+    let mut rest = bytes;
+    let mut partitions = BTreeSet::new();
+    short(&mut rest)?;
+    for _ in 0..int(&mut rest)? {
+        let len = usize::from(short(&mut rest)?);
+        let (name, behind) = rest.split_at_checked(len)?;
+        rest = behind;
+        for _ in 0..int(&mut rest)? {
+            let partition = PartitionId(int(&mut rest)?);
+            if name == topic.as_bytes() {
+                partitions.insert(partition);
+            }
+        }
+    }
+    Some(partitions)
 }
 
 /// See the head of this file.
 #[derive(Debug)]
 pub struct OrphanWatch {
-    node_id: String,
+    /// Our client id.
+    member: String,
     num_partitions: u32,
     /// Longer than a revocation.
     patience: Duration,
@@ -48,14 +83,14 @@ pub struct OrphanWatch {
 }
 
 impl OrphanWatch {
-    pub fn new(node_id: &str, num_partitions: u32, patience: Duration) -> Self {
-        Self { node_id: node_id.to_owned(), num_partitions, patience, seen: None }
+    pub fn new(member: &str, num_partitions: u32, patience: Duration) -> Self {
+        Self { member: member.to_owned(), num_partitions, patience, seen: None }
     }
 
     /// Takes a look. Gives the partitions without an owner when this node is to leave the group and join it again for them.
     pub fn look(&mut self, picture: Picture, now: Instant) -> Option<BTreeSet<PartitionId>> {
         let orphans = picture.orphans(self.num_partitions);
-        let rank = picture.rank(&self.node_id);
+        let rank = picture.rank(&self.member);
         let (Some(rank), true, false) = (rank, picture.is_stable, orphans.is_empty()) else {
             self.seen = None;
             return None;
@@ -102,6 +137,18 @@ mod tests {
         assert_eq!(moves("c", group), [20]);
         assert_eq!(moves("a", group), [30]);
         assert_eq!(moves("d", group), NEVER, "it is no member");
+    }
+
+    #[test]
+    fn an_assignment_is_read_and_anything_else_is_none() {
+        let mut bytes = vec![0, 1, 0, 0, 0, 2, 0, 1, b'x', 0, 0, 0, 1, 0, 0, 0, 9];
+        bytes.extend([0, 2, b'u', b'p', 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
+        assert_eq!(partitions_of_assignment(&bytes, "up"), BTreeSet::from([PartitionId(1), PartitionId(3)]));
+        assert_eq!(partitions_of_assignment(&bytes, "other"), BTreeSet::new());
+        for torn in 0..bytes.len() - 4 {
+            assert_eq!(partitions_of_assignment(&bytes[..torn], "up"), BTreeSet::new(), "{torn} bytes");
+        }
+        assert_eq!(partitions_of_assignment(&[0, 1, 0xff, 0xff, 0xff, 0xff], "up"), BTreeSet::new());
     }
 
     #[test]
