@@ -316,8 +316,10 @@ impl LeaseKeeper {
         let (is_stable, described) = native::describe_group(&seat, &config.group(), within)?;
         let members = described
             .into_iter()
-            .map(|(client_id, assignment)| (client_id, partitions_of_assignment(&assignment, &topic)));
-        let picture = Picture { is_stable, members: members.collect() };
+            .map(|(client_id, assignment)| Some((client_id, partitions_of_assignment(&assignment, &topic)?)));
+        // Who has what is not known unless every assignment can be read: a group that is well must not be moved.
+        let Some(members) = members.collect() else { return Ok(()) };
+        let picture = Picture { is_stable, members };
         let Some(orphans) = self.orphans.look(picture, Instant::now()) else { return Ok(()) };
         tracing::warn!(partitions = ?orphans, "the group gave these partitions to nobody: this node leaves it and joins again, which shares them out");
         counter!(ORPHANS_FOUND).increment(orphans.len() as u64);

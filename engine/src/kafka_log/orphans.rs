@@ -37,12 +37,12 @@ impl Picture {
 }
 
 /// What an assignment gives of `topic`, as the consumer protocol writes it: version (i16), topics (i32 of them), each its name (i16 of bytes)
-/// and partitions (i32 of them, each i32); what comes behind is of no concern here. Nothing when it is not that, or empty.
-pub fn partitions_of_assignment(bytes: &[u8], topic: &str) -> BTreeSet<PartitionId> {
-    read_assignment(bytes, topic).unwrap_or_default()
-}
-
-fn read_assignment(bytes: &[u8], topic: &str) -> Option<BTreeSet<PartitionId>> {
+/// and partitions (i32 of them, each i32); what comes behind is of no concern here. No bytes are
+/// no partitions; `None` when it is anything else: then nobody knows what its member has.
+pub fn partitions_of_assignment(bytes: &[u8], topic: &str) -> Option<BTreeSet<PartitionId>> {
+    if bytes.is_empty() {
+        return Some(BTreeSet::new());
+    }
     fn int(rest: &mut &[u8]) -> Option<u32> {
         let (int, behind) = rest.split_first_chunk()?;
         *rest = behind;
@@ -143,12 +143,13 @@ mod tests {
     fn an_assignment_is_read_and_anything_else_is_none() {
         let mut bytes = vec![0, 1, 0, 0, 0, 2, 0, 1, b'x', 0, 0, 0, 1, 0, 0, 0, 9];
         bytes.extend([0, 2, b'u', b'p', 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(partitions_of_assignment(&bytes, "up"), BTreeSet::from([PartitionId(1), PartitionId(3)]));
-        assert_eq!(partitions_of_assignment(&bytes, "other"), BTreeSet::new());
-        for torn in 0..bytes.len() - 4 {
-            assert_eq!(partitions_of_assignment(&bytes[..torn], "up"), BTreeSet::new(), "{torn} bytes");
+        assert_eq!(partitions_of_assignment(&bytes, "up"), Some(BTreeSet::from([PartitionId(1), PartitionId(3)])));
+        assert_eq!(partitions_of_assignment(&bytes, "other"), Some(BTreeSet::new()));
+        assert_eq!(partitions_of_assignment(&[], "up"), Some(BTreeSet::new()));
+        for torn in 1..bytes.len() - 4 {
+            assert_eq!(partitions_of_assignment(&bytes[..torn], "up"), None, "{torn} bytes");
         }
-        assert_eq!(partitions_of_assignment(&[0, 1, 0xff, 0xff, 0xff, 0xff], "up"), BTreeSet::new());
+        assert_eq!(partitions_of_assignment(&[0, 1, 0xff, 0xff, 0xff, 0xff], "up"), None);
     }
 
     #[test]
