@@ -1,4 +1,4 @@
-//! How records stand on disk: keys that rise with the offset, and values that carry what searching and trimming need.
+//! How a record stands on disk, within its batch: its value carries what searching and trimming need.
 //!
 //! A value is `running maximum of the timestamps (i64), bytes of all records before this one (u64), timestamp (i64), key (i64),
 //! length of the headers (u32), headers, payload`, integers big-endian. The two running figures rise with the offset, so that a
@@ -20,7 +20,7 @@ pub struct Running {
     pub bytes_before: u64,
 }
 
-/// The key of a record within its keyspace.
+/// Where the records from an offset on stand within their keyspace: what their batch's key begins with.
 pub const fn offset_key(offset: Offset) -> [u8; 8] {
     offset.0.to_be_bytes()
 }
@@ -35,8 +35,8 @@ pub fn encoded_len(new: &NewRecord) -> usize {
     HEAD_BYTES + new.headers.as_bytes().len() + new.value.len()
 }
 
-/// The value of a record, written into `flat` and split off it.
-pub fn encode(new: &NewRecord, running: Running, flat: &mut BytesMut) -> Bytes {
+/// Appends the value of a record.
+pub fn encode(new: &NewRecord, running: Running, flat: &mut BytesMut) {
     let headers = new.headers.as_bytes();
     flat.put_i64(running.max_timestamp_ms);
     flat.put_u64(running.bytes_before);
@@ -45,13 +45,6 @@ pub fn encode(new: &NewRecord, running: Running, flat: &mut BytesMut) -> Bytes {
     flat.put_u32(u32::try_from(headers.len()).unwrap_or(u32::MAX));
     flat.put_slice(headers);
     flat.put_slice(&new.value);
-    flat.split().freeze()
-}
-
-/// The record as readers of the tail get it: its payload shares memory with the stored value.
-pub fn share(offset: Offset, new: NewRecord, flat: &Bytes) -> Record {
-    let value = flat.slice(HEAD_BYTES + new.headers.as_bytes().len()..);
-    Record { offset, key: new.key, timestamp_ms: new.timestamp_ms, headers: new.headers, value }
 }
 
 /// Reads a value back; `None` when it is not one.
@@ -102,16 +95,13 @@ mod tests {
             let headers = Headers::from_pairs([(HeaderName::EventId, text.as_str())]);
             let new = NewRecord { key, timestamp_ms, headers: headers.clone(), value: Bytes::from(value.clone()) };
             let running = Running { max_timestamp_ms, bytes_before };
-            let mut buffer = BytesMut::with_capacity(encoded_len(&new));
-            let flat = encode(&new, running, &mut buffer);
+            let mut flat = BytesMut::new();
+            encode(&new, running, &mut flat);
             prop_assert_eq!(flat.len(), encoded_len(&new));
-            let shared = share(Offset(7), new, &flat);
-            let (back, back_running) = decode(Offset(7), &flat).unwrap();
+            let (back, back_running) = decode(Offset(7), &flat.freeze()).unwrap();
             prop_assert_eq!(back_running, running);
-            for record in [back, shared] {
-                prop_assert_eq!((record.key, record.timestamp_ms, &record.headers), (key, timestamp_ms, &headers));
-                prop_assert_eq!(&record.value[..], &value[..]);
-            }
+            prop_assert_eq!((back.key, back.timestamp_ms, &back.headers), (key, timestamp_ms, &headers));
+            prop_assert_eq!(&back.value[..], &value[..]);
         }
 
         #[test]

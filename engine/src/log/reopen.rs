@@ -4,6 +4,7 @@
 //! closed and opened anew. What its journal still holds is then written as tables at once, because those pages may be marked clean
 //! without being on the disk. The incarnation stays, unless something that readers had seen is gone.
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,7 +40,10 @@ struct About {
     format: u32,
 }
 
-const FORMAT: u32 = 1;
+/// Format 2 has records in batches. A store of format 1, where every record stands by itself, is gone on with: what it holds
+/// is read as it is, until retention drops it.
+const FORMAT: u32 = 2;
+const OLDEST_FORMAT: u32 = 1;
 
 /// What the writer goes on from.
 #[derive(Debug)]
@@ -62,8 +66,13 @@ pub fn open(config: EmbeddedLogConfig, faults: Arc<Faults>) -> Result<(Shared, L
         let first = [(INCARNATION_KEY, 1u64.to_be_bytes().to_vec()), (CLEAN_KEY, Vec::new())];
         Store::create(&store_dir, asked, &first, (ABOUT_FILE, &json(&about).map_err(failed)?)).map_err(failed)?;
     }
-    let about = read_about(&store_dir).map_err(failed)?;
+    let mut about = read_about(&store_dir).map_err(failed)?;
     check_about(&about, &dir, asked)?;
+    if about.format < FORMAT {
+        about.format = FORMAT;
+        write_about(&store_dir, &about).map_err(failed)?;
+        tracing::info!(format = FORMAT, "the log is written in a newer format from now on, older programs cannot read it");
+    }
     let store = Store::open(&store_dir, asked).map_err(failed)?;
     let incarnations = load_incarnations(&store, &about).map_err(failed)?;
     let shared = Shared::new(config, incarnations, faults);
@@ -78,8 +87,18 @@ fn read_about(store_dir: &Path) -> Result<About, StoreError> {
     serde_json::from_slice(&text).map_err(|_| StoreError::Damaged(ABOUT_FILE.into()))
 }
 
+/// Puts a whole new one in the place of what is there, before anything is written that needs it.
+fn write_about(store_dir: &Path, about: &About) -> Result<(), StoreError> {
+    let unfinished = store_dir.join(format!("{ABOUT_FILE}.new"));
+    let mut file = std::fs::File::create(&unfinished)?;
+    file.write_all(&json(about)?)?;
+    file.sync_all()?;
+    std::fs::rename(&unfinished, store_dir.join(ABOUT_FILE))?;
+    Ok(std::fs::File::open(store_dir)?.sync_all()?)
+}
+
 fn check_about(about: &About, dir: &Path, asked: u32) -> Result<(), OpenLogError> {
-    if about.format != FORMAT {
+    if !(OLDEST_FORMAT..=FORMAT).contains(&about.format) {
         let source = StoreError::Format { stored: about.format, ours: FORMAT };
         return Err(OpenLogError::Store { dir: dir.to_owned(), source });
     }

@@ -1,6 +1,6 @@
 //! The fjall database under the log, and reading in it.
 //!
-//! One keyspace per topic and partition: keys only rise, nothing is overwritten or deleted one by one, so that a compaction only
+//! One keyspace per topic and partition, of record batches: keys only rise, nothing is overwritten or deleted one by one, so that a compaction only
 //! moves tables and old ones are dropped whole. One keyspace for the index by target, one for the few figures of the log itself.
 //! Reads here block on the disk; the port runs them on the blocking pool.
 
@@ -17,6 +17,7 @@ use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::{LogError, ReadBatch, ReadLimit, TargetBacklog};
 use sluse_schema::record::{Offset, Record, Topic};
 
+use super::batch::{self, Damaged, RecordBatch};
 use super::journal_tail;
 use super::keys::{self, Running};
 use super::postings::{self, Postings};
@@ -203,14 +204,30 @@ impl Store {
     /// The last record of a partition.
     pub fn last(&self, topic: Topic, partition: PartitionId) -> Result<Option<(Record, Running)>, StoreError> {
         let Some(guard) = self.keyspace(topic, partition).last_key_value() else { return Ok(None) };
-        decode_entry(guard.into_inner()?).map(Some)
+        let mut last = None;
+        for record in read_from(guard, Offset::ZERO)? {
+            last = Some(record?);
+        }
+        Ok(last)
     }
 
-    /// The first key of a partition at or beyond `from`.
+    /// The first offset of the batch that holds this one.
+    fn base_of(&self, topic: Topic, partition: PartitionId, offset: Offset) -> Result<Option<Offset>, StoreError> {
+        let before = self.keyspace(topic, partition).range(..keys::offset_key(offset.next())).next_back();
+        let Some(guard) = before else { return Ok(None) };
+        let span = batch::span(&guard.key()?).ok_or_else(damaged_batch)?;
+        Ok(span.contains(&offset.0).then_some(Offset(span.start)))
+    }
+
+    /// The first offset of a partition at or beyond `from`.
     pub fn first_from(&self, topic: Topic, partition: PartitionId, from: Offset) -> Result<Option<Offset>, StoreError> {
+        if self.base_of(topic, partition, from)?.is_some() {
+            return Ok(Some(from));
+        }
         let first = self.keyspace(topic, partition).range(keys::offset_key(from)..).next();
         let Some(first) = first else { return Ok(None) };
-        keys::offset_of_key(&first.key()?).map(Some).ok_or_else(|| StoreError::Damaged("a record's key".into()))
+        let span = batch::span(&first.key()?).ok_or_else(damaged_batch)?;
+        Ok(Some(Offset(span.start)))
     }
 
     /// One record.
@@ -220,8 +237,40 @@ impl Store {
         partition: PartitionId,
         offset: Offset,
     ) -> Result<Option<(Record, Running)>, StoreError> {
-        let value = self.keyspace(topic, partition).get(keys::offset_key(offset))?;
-        value.map(|value| decode_value(offset, &Bytes::from(value))).transpose()
+        Ok(self.batch_of(topic, partition, offset)?.and_then(|mut batch| batch.next()).transpose()?)
+    }
+
+    /// The batch that holds this record, from it on.
+    fn batch_of(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        offset: Offset,
+    ) -> Result<Option<RecordBatch>, StoreError> {
+        let before = self.keyspace(topic, partition).range(..keys::offset_key(offset.next())).next_back();
+        let Some(guard) = before else { return Ok(None) };
+        let batch = read_from(guard, offset)?;
+        Ok(batch.holds(offset).then_some(batch))
+    }
+
+    /// The records in `[from, end)`.
+    fn records(
+        &self,
+        topic: Topic,
+        partition: PartitionId,
+        from: Offset,
+        end: Offset,
+    ) -> Result<impl Iterator<Item = Result<(Record, Running), StoreError>> + use<>, StoreError> {
+        let first = self.base_of(topic, partition, from)?.unwrap_or(from);
+        let entries = self.keyspace(topic, partition).range(keys::offset_key(first)..keys::offset_key(end.max(first)));
+        let records = entries.flat_map(move |entry| {
+            let (batch, failed) = match read_from(entry, from) {
+                Ok(batch) => (Some(batch), None),
+                Err(error) => (None, Some(Err(error))),
+            };
+            batch.into_iter().flatten().map(|record| Ok(record?)).chain(failed)
+        });
+        Ok(records.take_while(move |record| !matches!(record, Ok((record, _)) if record.offset >= end)))
     }
 
     /// Reads `[from, end)`.
@@ -234,8 +283,8 @@ impl Store {
         limit: ReadLimit,
     ) -> Result<ReadBatch, StoreError> {
         let mut taken = Taken::new(limit);
-        for entry in self.keyspace(topic, partition).range(keys::offset_key(from)..keys::offset_key(end)) {
-            let (record, _) = decode_entry(entry.into_inner()?)?;
+        for record in self.records(topic, partition, from, end)? {
+            let (record, _) = record?;
             if !taken.take(record.num_bytes(), || record) {
                 break;
             }
@@ -276,8 +325,8 @@ impl Store {
     ) -> Result<Offset, StoreError> {
         let found =
             self.partition_point(topic, partition, (start, end), |_, running| running.max_timestamp_ms >= at_ms)?;
-        for entry in self.keyspace(topic, partition).range(keys::offset_key(found)..keys::offset_key(end)) {
-            let (record, _) = decode_entry(entry.into_inner()?)?;
+        for record in self.records(topic, partition, found, end)? {
+            let (record, _) = record?;
             if record.timestamp_ms >= at_ms {
                 return Ok(record.offset);
             }
@@ -341,18 +390,25 @@ impl Store {
     ) -> Result<(), StoreError> {
         let (Some(first), Some(last)) = (offsets.first(), offsets.last()) else { return Ok(()) };
         if last - first < SCAN_RATIO * offsets.len() as u64 {
-            let range = keys::offset_key(Offset(*first))..=keys::offset_key(Offset(*last));
-            for entry in self.keyspace(Topic::Deliveries, partition).range(range) {
-                let (record, _) = decode_entry(entry.into_inner()?)?;
+            for record in self.records(Topic::Deliveries, partition, Offset(*first), Offset(*last).next())? {
+                let (record, _) = record?;
                 if record.key == target.0 && !taken.take(record.num_bytes(), || record) {
                     break;
                 }
             }
             return Ok(());
         }
-        for offset in offsets {
+        let mut batch: Option<RecordBatch> = None;
+        for offset in offsets.iter().copied().map(Offset) {
+            let mut within = batch.take().filter(|batch| batch.holds(offset));
+            match &mut within {
+                Some(batch) => batch.skip_to(offset)?,
+                None => within = self.batch_of(Topic::Deliveries, partition, offset)?,
+            }
             // Trimmed meanwhile: the caller's next look at the start says so.
-            let Some((record, _)) = self.get(Topic::Deliveries, partition, Offset(*offset))? else { continue };
+            let Some(mut within) = within else { continue };
+            let Some((record, _)) = within.next().transpose()? else { continue };
+            batch = Some(within);
             if !taken.take(record.num_bytes(), || record) {
                 break;
             }
@@ -392,20 +448,30 @@ impl Store {
         })
     }
 
-    /// Drops the tables that hold nothing at or beyond `start`.
+    /// Drops the tables that hold nothing at or beyond `start`, whose batch may begin before it.
     pub fn drop_below(&self, topic: Topic, partition: PartitionId, start: Offset) -> Result<(), StoreError> {
+        let start = self.base_of(topic, partition, start)?.unwrap_or(start);
         let tree = &self.keyspace(topic, partition).tree;
         Ok(tree.drop_range(..keys::offset_key(start)).map_err(fjall::Error::from)?)
     }
 }
 
-fn decode_value(offset: Offset, flat: &Bytes) -> Result<(Record, Running), StoreError> {
-    keys::decode(offset, flat).ok_or_else(|| StoreError::Damaged(format!("the record at {offset}")))
+fn damaged_batch() -> StoreError {
+    StoreError::Damaged("a batch of records".into())
 }
 
-fn decode_entry((key, value): fjall::KvPair) -> Result<(Record, Running), StoreError> {
-    let offset = keys::offset_of_key(&key).ok_or_else(|| StoreError::Damaged("a record's key".into()))?;
-    decode_value(offset, &Bytes::from(value))
+impl From<Damaged> for StoreError {
+    fn from(_: Damaged) -> Self {
+        damaged_batch()
+    }
+}
+
+/// An entry's records at or beyond `from`.
+fn read_from(entry: fjall::Guard, from: Offset) -> Result<RecordBatch, StoreError> {
+    let (key, value) = entry.into_inner()?;
+    let mut batch = RecordBatch::read(&key, Bytes::from(value))?;
+    batch.skip_to(from)?;
+    Ok(batch)
 }
 
 fn decode_postings((key, value): fjall::KvPair) -> Result<Postings, StoreError> {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
+use bytes::Bytes;
 use fjall::PersistMode;
 use sluse_schema::id::TargetId;
 use sluse_schema::partition::PartitionId;
@@ -16,6 +16,7 @@ use sluse_schema::port::log::LogError;
 use sluse_schema::record::{NewRecord, Offset, Record, Step, Topic};
 use tokio::sync::oneshot;
 
+use super::batch::{BatchKey, OpenBatch, Packer};
 use super::config::Durability;
 use super::keys::{self, Running};
 use super::metrics;
@@ -58,6 +59,7 @@ pub struct Writer {
     /// When the last commit began.
     committed_at: Instant,
     retention: Retention,
+    packer: Packer,
     ticked_at: Instant,
     is_closed: bool,
 }
@@ -72,14 +74,25 @@ enum Due {
     Committed(oneshot::Sender<Result<Option<Offset>, LogError>>, PartitionId),
 }
 
-/// One batch that is being put together.
+/// What is written in one go.
 #[derive(Default)]
 struct Group {
-    items: Vec<(Topic, PartitionId, Offset, bytes::Bytes)>,
+    /// The partitions' batches that are not full.
+    open: HashMap<(Topic, PartitionId), OpenBatch>,
+    items: Vec<(Topic, PartitionId, BatchKey, Bytes)>,
     shown: [HashMap<PartitionId, Vec<Record>>; 2],
     postings: HashMap<(PartitionId, TargetId), Vec<u64>>,
     moved: HashMap<PartitionId, Offset>,
     due: Vec<Due>,
+}
+
+impl Group {
+    /// Ends a partition's batch; they are sealed in the order of their offsets.
+    fn seal(&mut self, (topic, partition): (Topic, PartitionId), batch: OpenBatch, packer: &mut Packer) {
+        let sealed = batch.seal(packer);
+        self.items.push((topic, partition, sealed.key, sealed.value));
+        self.shown[topic_index(topic)].entry(partition).or_default().extend(sealed.records);
+    }
 }
 
 /// However the writer ends, nobody waits for it for ever.
@@ -98,9 +111,9 @@ impl Drop for EndGuard {
     }
 }
 
-/// One piece of memory for the values of records that were handed in together: one for each took the writer longer to get.
-fn buffer_for<'a>(records: impl Iterator<Item = &'a NewRecord>) -> BytesMut {
-    BytesMut::with_capacity(records.map(keys::encoded_len).sum())
+/// Room for records that were handed in together.
+fn num_bytes_of<'a>(records: impl Iterator<Item = &'a NewRecord>) -> usize {
+    records.map(OpenBatch::num_bytes_of).sum()
 }
 
 pub const fn topic_index(topic: Topic) -> usize {
@@ -121,6 +134,7 @@ impl Writer {
             heads,
             committed,
             retention,
+            packer: Packer::default(),
             ordinals: HashMap::new(),
             unsynced: Vec::new(),
             synced_at: now,
@@ -217,9 +231,9 @@ impl Writer {
         let mut firsts = Vec::with_capacity(parts.len());
         for (partition, records) in parts {
             firsts.push(self.heads[topic_index(Topic::Uplinks)][partition.0 as usize].next);
-            let mut buffer = buffer_for(records.iter());
+            let num_bytes = num_bytes_of(records.iter());
             for record in records {
-                self.add(group, Topic::Uplinks, partition, record, &mut buffer);
+                self.add(group, Topic::Uplinks, partition, record, num_bytes);
             }
         }
         group.due.push(Due::Append(answer, firsts));
@@ -233,9 +247,9 @@ impl Writer {
         }
         self.committed[step.partition.0 as usize] = Some(step.next);
         group.moved.insert(step.partition, step.next);
-        let mut buffer = buffer_for(step.outputs.iter().map(|(_, record)| record));
+        let num_bytes = num_bytes_of(step.outputs.iter().map(|(_, record)| record));
         for (partition, record) in step.outputs {
-            self.add(group, Topic::Deliveries, partition, record, &mut buffer);
+            self.add(group, Topic::Deliveries, partition, record, num_bytes);
         }
         group.due.push(Due::Step(answer));
     }
@@ -262,23 +276,32 @@ impl Writer {
         }
     }
 
-    fn add(&mut self, group: &mut Group, topic: Topic, partition: PartitionId, new: NewRecord, buffer: &mut BytesMut) {
+    /// Takes a record into its partition's batch; `num_bytes` is what comes with it.
+    fn add(&mut self, group: &mut Group, topic: Topic, partition: PartitionId, new: NewRecord, num_bytes: usize) {
         let head = &mut self.heads[topic_index(topic)][partition.0 as usize];
-        let (offset, num_bytes) = (head.next, new.num_bytes() as u64);
+        let offset = head.next;
         head.running.max_timestamp_ms = head.running.max_timestamp_ms.max(new.timestamp_ms);
-        let flat = keys::encode(&new, head.running, buffer);
+        let running = head.running;
         head.next = offset.next();
-        head.running.bytes_before += num_bytes;
+        head.running.bytes_before += new.num_bytes() as u64;
         if topic == Topic::Deliveries {
             group.postings.entry((partition, TargetId(new.key))).or_default().push(offset.0);
         }
-        group.shown[topic_index(topic)].entry(partition).or_default().push(keys::share(offset, new, &flat));
-        group.items.push((topic, partition, offset, flat));
+        let place = (topic, partition);
+        if group.open.get(&place).is_some_and(|batch| batch.is_full_for(&new))
+            && let Some(full) = group.open.remove(&place)
+        {
+            group.seal(place, full, &mut self.packer);
+        }
+        group.open.entry(place).or_insert_with(|| OpenBatch::new(offset, num_bytes)).push(new, running);
     }
 
     /// Writes a group and answers it; on failure nobody knows what is on the disk until the store was opened again.
     fn write(&mut self, mut group: Group) {
         let due = std::mem::take(&mut group.due);
+        for (place, batch) in std::mem::take(&mut group.open) {
+            group.seal(place, batch, &mut self.packer);
+        }
         if group.items.is_empty() && group.moved.is_empty() {
             return self.answer_written(due);
         }
@@ -312,8 +335,8 @@ impl Writer {
             Durability::FsyncEveryMs(_) => PersistMode::Buffer,
         };
         let mut batch = store.batch(Some(mode));
-        for (topic, partition, offset, flat) in group.items.drain(..) {
-            batch.insert(store.keyspace(topic, partition), keys::offset_key(offset), flat);
+        for (topic, partition, key, value) in group.items.drain(..) {
+            batch.insert(store.keyspace(topic, partition), key, value);
         }
         for (partition, next) in &group.moved {
             batch.insert(&store.meta, keys::committed_key(*partition), next.0.to_be_bytes());

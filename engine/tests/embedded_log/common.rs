@@ -33,6 +33,18 @@ pub fn texts(records: &[Record]) -> Vec<String> {
     records.iter().map(|r| String::from_utf8(r.value.to_vec()).unwrap()).collect()
 }
 
+/// Text that cannot be compressed, different for each seed.
+pub fn noise(seed: u64, num_bytes: usize) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let letters = (0..num_bytes).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'!' + (state >> 32) as u8 % 90)
+    });
+    letters.collect()
+}
+
 /// A step from 0 over `next` uplinks of partition 0 with one delivery of this text to partition 0.
 pub fn step(from: u64, next: u64, text: &str) -> Step {
     Step { partition: P0, from: Offset(from), next: Offset(next), outputs: vec![(P0, record(1, 1_000, text))] }

@@ -109,10 +109,10 @@ async fn a_disk_that_ran_full_loses_nothing_that_was_acknowledged_and_goes_on_wh
     let log = EmbeddedLog::open(config(&disk.0, 1)).unwrap();
     let ballast = disk.0.path().join("ballast");
     std::fs::write(&ballast, vec![0u8; 24 << 20]).unwrap();
-    let large = "x".repeat(300_000);
     let (mut acknowledged, mut failed) = (Vec::new(), Vec::new());
     while failed.len() < 3 {
-        let text = format!("{}-{large}", acknowledged.len() + failed.len());
+        let num = acknowledged.len() + failed.len();
+        let text = format!("{num}-{}", noise(num as u64, 300_000));
         match append(&log, &text).await {
             Ok(_) => acknowledged.push(text),
             Err(LogError::Unclear(_) | LogError::Unavailable(_)) => failed.push(text),
