@@ -74,11 +74,19 @@ enum Due {
     Committed(oneshot::Sender<Result<Option<Offset>, LogError>>, PartitionId),
 }
 
+/// What one partition gets.
+#[derive(Default)]
+struct Filling {
+    /// Bytes of records that are still to come.
+    awaited: usize,
+    /// The batch that is not full.
+    batch: Option<OpenBatch>,
+}
+
 /// What is written in one go.
 #[derive(Default)]
 struct Group {
-    /// The partitions' batches that are not full.
-    open: HashMap<(Topic, PartitionId), OpenBatch>,
+    open: HashMap<(Topic, PartitionId), Filling>,
     items: Vec<(Topic, PartitionId, BatchKey, Bytes)>,
     shown: [HashMap<PartitionId, Vec<Record>>; 2],
     postings: HashMap<(PartitionId, TargetId), Vec<u64>>,
@@ -87,6 +95,29 @@ struct Group {
 }
 
 impl Group {
+    /// Counts what these commands bring, so that a batch's memory is taken once and in the right size.
+    fn of(commands: &[Command]) -> Self {
+        let mut group = Self::default();
+        for command in commands {
+            match command {
+                Command::Append { parts, .. } => {
+                    for (partition, records) in parts {
+                        let num_bytes: usize = records.iter().map(OpenBatch::num_bytes_of).sum();
+                        group.open.entry((Topic::Uplinks, *partition)).or_default().awaited += num_bytes;
+                    }
+                }
+                Command::Step { step, .. } => {
+                    for (partition, record) in &step.outputs {
+                        let filling = group.open.entry((Topic::Deliveries, *partition)).or_default();
+                        filling.awaited += OpenBatch::num_bytes_of(record);
+                    }
+                }
+                Command::Committed { .. } | Command::Trim { .. } | Command::Close { .. } => {}
+            }
+        }
+        group
+    }
+
     /// Ends a partition's batch; they are sealed in the order of their offsets.
     fn seal(&mut self, (topic, partition): (Topic, PartitionId), batch: OpenBatch, packer: &mut Packer) {
         let sealed = batch.seal(packer);
@@ -111,10 +142,6 @@ impl Drop for EndGuard {
     }
 }
 
-/// Room for records that were handed in together.
-fn num_bytes_of<'a>(records: impl Iterator<Item = &'a NewRecord>) -> usize {
-    records.map(OpenBatch::num_bytes_of).sum()
-}
 
 pub const fn topic_index(topic: Topic) -> usize {
     match topic {
@@ -195,7 +222,7 @@ impl Writer {
     }
 
     fn handle(&mut self, commands: Vec<Command>) {
-        let mut group = Group::default();
+        let mut group = Group::of(&commands);
         for command in commands {
             if self.shared.store.load().is_none() {
                 let trouble = self.shared.trouble().unwrap_or_default();
@@ -231,9 +258,8 @@ impl Writer {
         let mut firsts = Vec::with_capacity(parts.len());
         for (partition, records) in parts {
             firsts.push(self.heads[topic_index(Topic::Uplinks)][partition.0 as usize].next);
-            let num_bytes = num_bytes_of(records.iter());
             for record in records {
-                self.add(group, Topic::Uplinks, partition, record, num_bytes);
+                self.add(group, Topic::Uplinks, partition, record);
             }
         }
         group.due.push(Due::Append(answer, firsts));
@@ -247,9 +273,8 @@ impl Writer {
         }
         self.committed[step.partition.0 as usize] = Some(step.next);
         group.moved.insert(step.partition, step.next);
-        let num_bytes = num_bytes_of(step.outputs.iter().map(|(_, record)| record));
         for (partition, record) in step.outputs {
-            self.add(group, Topic::Deliveries, partition, record, num_bytes);
+            self.add(group, Topic::Deliveries, partition, record);
         }
         group.due.push(Due::Step(answer));
     }
@@ -276,8 +301,8 @@ impl Writer {
         }
     }
 
-    /// Takes a record into its partition's batch; `num_bytes` is what comes with it.
-    fn add(&mut self, group: &mut Group, topic: Topic, partition: PartitionId, new: NewRecord, num_bytes: usize) {
+    /// Takes a record into its partition's batch.
+    fn add(&mut self, group: &mut Group, topic: Topic, partition: PartitionId, new: NewRecord) {
         let head = &mut self.heads[topic_index(topic)][partition.0 as usize];
         let offset = head.next;
         head.running.max_timestamp_ms = head.running.max_timestamp_ms.max(new.timestamp_ms);
@@ -288,19 +313,23 @@ impl Writer {
             group.postings.entry((partition, TargetId(new.key))).or_default().push(offset.0);
         }
         let place = (topic, partition);
-        if group.open.get(&place).is_some_and(|batch| batch.is_full_for(&new))
-            && let Some(full) = group.open.remove(&place)
-        {
+        let filling = group.open.entry(place).or_default();
+        let full = filling.batch.take_if(|batch| batch.is_full_for(&new));
+        let batch = filling.batch.get_or_insert_with(|| OpenBatch::new(offset, filling.awaited));
+        filling.awaited = filling.awaited.saturating_sub(OpenBatch::num_bytes_of(&new));
+        batch.push(new, running);
+        if let Some(full) = full {
             group.seal(place, full, &mut self.packer);
         }
-        group.open.entry(place).or_insert_with(|| OpenBatch::new(offset, num_bytes)).push(new, running);
     }
 
     /// Writes a group and answers it; on failure nobody knows what is on the disk until the store was opened again.
     fn write(&mut self, mut group: Group) {
         let due = std::mem::take(&mut group.due);
-        for (place, batch) in std::mem::take(&mut group.open) {
-            group.seal(place, batch, &mut self.packer);
+        for (place, filling) in std::mem::take(&mut group.open) {
+            if let Some(batch) = filling.batch {
+                group.seal(place, batch, &mut self.packer);
+            }
         }
         if group.items.is_empty() && group.moved.is_empty() {
             return self.answer_written(due);

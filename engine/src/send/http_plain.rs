@@ -186,12 +186,24 @@ impl PlainClient {
                 timeout(ADDRESS_MAX, connecting).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             };
             match connected.and_then(|socket| socket.set_nodelay(true).map(|()| socket)) {
-                Ok(socket) => return Ok(socket),
+                Ok(socket) => {
+                    acknowledge_with_the_next_request(&socket);
+                    return Ok(socket);
+                }
                 Err(error) => last_error = error,
             }
         }
         Err(PostError::Connect(last_error))
     }
+}
+
+/// An answer is acknowledged together with the next request, or after the usual 40 ms, instead of by a segment of its own as soon as it
+/// is read. Where the system refuses, nothing changes.
+fn acknowledge_with_the_next_request(socket: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    let _ = rustix::net::sockopt::set_tcp_quickack(socket, false);
+    #[cfg(not(target_os = "linux"))]
+    let _ = socket;
 }
 
 fn put_header(out: &mut impl BufMut, name: &str, value: &[u8]) {
