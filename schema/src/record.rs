@@ -103,6 +103,7 @@ pub enum HeaderName {
 }
 
 impl HeaderName {
+    /// Each at its byte less one.
     const ALL: [Self; 15] = [
         Self::Device,
         Self::Organization,
@@ -148,7 +149,7 @@ impl HeaderName {
     }
 
     fn of_byte(byte: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|h| *h as u8 == byte)
+        Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
     }
 }
 
@@ -337,7 +338,9 @@ mod tests {
     fn header_names_are_unique() {
         for (i, a) in HeaderName::ALL.iter().enumerate() {
             assert_eq!(HeaderName::of_str(a.as_str()), Some(*a));
+            assert_eq!(HeaderName::of_byte(*a as u8), Some(*a));
             assert!(HeaderName::ALL[i + 1..].iter().all(|b| *b as u8 != *a as u8));
         }
+        assert_eq!([HeaderName::of_byte(0), HeaderName::of_byte(HeaderName::ALL.len() as u8 + 1)], [None, None]);
     }
 }

@@ -55,7 +55,7 @@ impl Session<'_> {
         let mut sent = 0;
         let mut refused: Vec<(Job, DecodeError)> = Vec::new();
         while has_room && sent == 0 && !state.queue.is_empty() {
-            let mut jobs = Vec::new();
+            let mut jobs = Vec::with_capacity(state.queue.len().min(BATCH_JOBS_MAX));
             state.queue.take(BATCH_JOBS_MAX, BATCH_US_MAX, |_, job: Job| jobs.push(job));
             let mut bytes = 0;
             let mut back: Vec<Job> = Vec::new();
@@ -141,7 +141,7 @@ impl Session<'_> {
 
     /// Hands out the answers of every whole frame.
     pub(super) fn answer(&mut self) -> Result<(), Malformed> {
-        let incoming = std::mem::take(&mut self.incoming);
+        let mut incoming = std::mem::take(&mut self.incoming);
         let mut rest = incoming.as_slice();
         let mut took: Vec<(Arc<DecoderScript>, u32)> = Vec::new();
         let mut outcome = Ok(());
@@ -193,7 +193,10 @@ impl Session<'_> {
             }
             rest = &rest[used..];
         }
-        self.incoming = rest.to_vec();
+        let num_used = incoming.len() - rest.len();
+        incoming.drain(..num_used);
+        // The same memory for the next answers.
+        self.incoming = incoming;
         if !took.is_empty() {
             let mut state = self.driver.waiting.lock();
             for (script, us) in took {

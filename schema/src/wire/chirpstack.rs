@@ -48,7 +48,7 @@ impl<'a> EventHead<'a> {
     /// Parses an event's head; devEUI and deduplication id are checked.
     pub fn parse(payload: &'a [u8]) -> Result<(Self, DevEui), EventError> {
         // Checked as a whole at once: text by text it took as long as all the rest.
-        let text = std::str::from_utf8(payload).map_err(|e| EventError::Shape(e.to_string()))?;
+        let text = crate::text::of_utf8(payload).map_err(|e| EventError::Shape(e.to_string()))?;
         let head: Self = serde_json::from_str(text).map_err(|e| EventError::Shape(e.to_string()))?;
         let dev_eui = head.check()?;
         Ok((head, dev_eui))
@@ -57,7 +57,7 @@ impl<'a> EventHead<'a> {
     /// Parses the head of an `up` event together with its figures, in one pass. Figures that are not what they should be do not refuse an
     /// event: it has none then.
     pub fn parse_up(payload: &'a [u8]) -> Result<(Self, DevEui, UpFigures), EventError> {
-        let read = std::str::from_utf8(payload).ok().and_then(|text| serde_json::from_str(text).ok());
+        let read = crate::text::of_utf8(payload).ok().and_then(|text| serde_json::from_str(text).ok());
         if let Some(up @ UpEvent { device_info: Some(_), .. }) = read {
             let figures = up.figures();
             if let UpEvent { deduplication_id, device_info: Some(device_info), .. } = up {
@@ -199,7 +199,7 @@ impl<'de> Deserialize<'de> for Reception {
 
 /// The figures of an `up` event that nobody has read yet; what does not parse has none.
 pub fn figures_of_up(payload: &[u8]) -> UpFigures {
-    let read = std::str::from_utf8(payload).ok().and_then(|text| serde_json::from_str::<UpEvent<'_>>(text).ok());
+    let read = crate::text::of_utf8(payload).ok().and_then(|text| serde_json::from_str::<UpEvent<'_>>(text).ok());
     read.map(|up| up.figures()).unwrap_or_default()
 }
 
