@@ -39,8 +39,8 @@ const NUM_ROUND_RECORDS_MAX: usize = 5_000;
 const ROUND_BYTES_MAX: usize = 4 << 20;
 /// How long the thread sleeps when nothing waits and nothing is under way.
 const IDLE: Duration = Duration::from_millis(200);
-/// The producer is polled this often while something is under way: twice or so in a round.
-const POLL: Duration = Duration::from_millis(4);
+/// The producer is polled this often while something is under way.
+const POLL: Duration = Duration::from_millis(2);
 /// The moments at which rounds begin lie this far apart: librdkafka makes a request of each round, which costs Kafka and this node
 /// as much for one record as for a hundred. What comes after a pause is sent at once.
 const GATHER: Duration = Duration::from_millis(20);
