@@ -189,7 +189,7 @@ impl RecordBatch {
     /// Leaves out the records before `from`, without reading them.
     pub fn skip_to(&mut self, from: Offset) -> Result<(), Damaged> {
         while self.next < from.0.min(self.end) {
-            self.take()?;
+            self.next_value()?;
         }
         Ok(())
     }
@@ -200,7 +200,7 @@ impl RecordBatch {
     }
 
     /// The next record's value.
-    fn take(&mut self) -> Result<Bytes, Damaged> {
+    fn next_value(&mut self) -> Result<Bytes, Damaged> {
         self.next += 1;
         if self.is_bare {
             return Ok(std::mem::take(&mut self.rest));
@@ -224,7 +224,7 @@ impl Iterator for RecordBatch {
             return None;
         }
         let offset = Offset(self.next);
-        Some(self.take().and_then(|flat| keys::decode(offset, &flat).ok_or(Damaged)))
+        Some(self.next_value().and_then(|flat| keys::decode(offset, &flat).ok_or(Damaged)))
     }
 }
 
@@ -306,12 +306,26 @@ mod tests {
     #[test]
     fn what_is_alike_is_compressed_and_what_is_not_is_left() {
         let mut packer = Packer::default();
-        let noise = |seed: u64| (0..2_000u64).map(|i| ((i + seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
+        let mut state = 1u64;
+        let mut noise = || {
+            let byte = |_| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            };
+            (0..2_000).map(byte).collect::<Vec<u8>>()
+        };
         let alike = sealed(0, &vec![vec![7; 2_000]; 10], &mut packer);
-        let unlike = sealed(0, &(0..10).map(|n| noise(n * 5_000)).collect::<Vec<_>>(), &mut packer);
+        let unlike = sealed(0, &(0..10).map(|_| noise()).collect::<Vec<_>>(), &mut packer);
         let small = sealed(0, &[vec![7; 2_000]], &mut packer);
         assert_eq!([alike.value[0], unlike.value[0], small.value[0]], [LZ4, PLAIN, PLAIN]);
-        assert!(alike.value.len() < 1_000 && unlike.value.len() > 20_000, "{} {}", alike.value.len(), unlike.value.len());
+        assert!(
+            alike.value.len() < 1_000 && unlike.value.len() > 20_000,
+            "{} {}",
+            alike.value.len(),
+            unlike.value.len()
+        );
         let huge = sealed(9, &[vec![7; 300_000]], &mut packer);
         assert_eq!(RecordBatch::read(&huge.key, huge.value).unwrap().map(Result::unwrap).count(), 1);
         assert!(matches!(packer.table, CompressTable::Small(_)));

@@ -71,7 +71,10 @@ pub fn open(config: EmbeddedLogConfig, faults: Arc<Faults>) -> Result<(Shared, L
     if about.format < FORMAT {
         about.format = FORMAT;
         write_about(&store_dir, &about).map_err(failed)?;
-        tracing::info!(format = FORMAT, "the log is written in a newer format from now on, older programs cannot read it");
+        tracing::info!(
+            format = FORMAT,
+            "the log is written in a newer format from now on, older programs cannot read it"
+        );
     }
     let store = Store::open(&store_dir, asked).map_err(failed)?;
     let incarnations = load_incarnations(&store, &about).map_err(failed)?;

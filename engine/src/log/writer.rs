@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use fjall::PersistMode;
 use sluse_schema::id::TargetId;
 use sluse_schema::partition::PartitionId;
@@ -16,8 +15,9 @@ use sluse_schema::port::log::LogError;
 use sluse_schema::record::{NewRecord, Offset, Record, Step, Topic};
 use tokio::sync::oneshot;
 
-use super::batch::{BatchKey, OpenBatch, Packer};
+use super::batch::Packer;
 use super::config::Durability;
+use super::group::{Due, Group};
 use super::keys::{self, Running};
 use super::metrics;
 use super::postings::{self, NUM_OFFSETS_MAX, Postings};
@@ -64,68 +64,6 @@ pub struct Writer {
     is_closed: bool,
 }
 
-/// An answer that is given once its batch is written.
-#[derive(Debug)]
-enum Due {
-    Append(oneshot::Sender<Result<Vec<Offset>, LogError>>, Vec<Offset>),
-    Step(oneshot::Sender<Result<(), LogError>>),
-    /// Refused, whatever becomes of the batch.
-    Fenced(oneshot::Sender<Result<(), LogError>>, LogError),
-    Committed(oneshot::Sender<Result<Option<Offset>, LogError>>, PartitionId),
-}
-
-/// What one partition gets.
-#[derive(Default)]
-struct Filling {
-    /// Bytes of records that are still to come.
-    awaited: usize,
-    /// The batch that is not full.
-    batch: Option<OpenBatch>,
-}
-
-/// What is written in one go.
-#[derive(Default)]
-struct Group {
-    open: HashMap<(Topic, PartitionId), Filling>,
-    items: Vec<(Topic, PartitionId, BatchKey, Bytes)>,
-    shown: [HashMap<PartitionId, Vec<Record>>; 2],
-    postings: HashMap<(PartitionId, TargetId), Vec<u64>>,
-    moved: HashMap<PartitionId, Offset>,
-    due: Vec<Due>,
-}
-
-impl Group {
-    /// Counts what these commands bring, so that a batch's memory is taken once and in the right size.
-    fn of(commands: &[Command]) -> Self {
-        let mut group = Self::default();
-        for command in commands {
-            match command {
-                Command::Append { parts, .. } => {
-                    for (partition, records) in parts {
-                        let num_bytes: usize = records.iter().map(OpenBatch::num_bytes_of).sum();
-                        group.open.entry((Topic::Uplinks, *partition)).or_default().awaited += num_bytes;
-                    }
-                }
-                Command::Step { step, .. } => {
-                    for (partition, record) in &step.outputs {
-                        let filling = group.open.entry((Topic::Deliveries, *partition)).or_default();
-                        filling.awaited += OpenBatch::num_bytes_of(record);
-                    }
-                }
-                Command::Committed { .. } | Command::Trim { .. } | Command::Close { .. } => {}
-            }
-        }
-        group
-    }
-
-    /// Ends a partition's batch; they are sealed in the order of their offsets.
-    fn seal(&mut self, (topic, partition): (Topic, PartitionId), batch: OpenBatch, packer: &mut Packer) {
-        let sealed = batch.seal(packer);
-        self.items.push((topic, partition, sealed.key, sealed.value));
-        self.shown[topic_index(topic)].entry(partition).or_default().extend(sealed.records);
-    }
-}
-
 /// However the writer ends, nobody waits for it for ever.
 struct EndGuard(Arc<Shared>);
 
@@ -142,7 +80,7 @@ impl Drop for EndGuard {
     }
 }
 
-
+/// A topic's place in what is kept for both.
 pub const fn topic_index(topic: Topic) -> usize {
     match topic {
         Topic::Uplinks => 0,
@@ -309,28 +247,13 @@ impl Writer {
         let running = head.running;
         head.next = offset.next();
         head.running.bytes_before += new.num_bytes() as u64;
-        if topic == Topic::Deliveries {
-            group.postings.entry((partition, TargetId(new.key))).or_default().push(offset.0);
-        }
-        let place = (topic, partition);
-        let filling = group.open.entry(place).or_default();
-        let full = filling.batch.take_if(|batch| batch.is_full_for(&new));
-        let batch = filling.batch.get_or_insert_with(|| OpenBatch::new(offset, filling.awaited));
-        filling.awaited = filling.awaited.saturating_sub(OpenBatch::num_bytes_of(&new));
-        batch.push(new, running);
-        if let Some(full) = full {
-            group.seal(place, full, &mut self.packer);
-        }
+        group.push(topic, partition, offset, running, new, &mut self.packer);
     }
 
     /// Writes a group and answers it; on failure nobody knows what is on the disk until the store was opened again.
     fn write(&mut self, mut group: Group) {
         let due = std::mem::take(&mut group.due);
-        for (place, filling) in std::mem::take(&mut group.open) {
-            if let Some(batch) = filling.batch {
-                group.seal(place, batch, &mut self.packer);
-            }
-        }
+        group.seal_all(&mut self.packer);
         if group.items.is_empty() && group.moved.is_empty() {
             return self.answer_written(due);
         }

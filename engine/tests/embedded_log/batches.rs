@@ -51,7 +51,10 @@ async fn a_start_in_the_middle_of_a_batch_leaves_the_rest_of_it() {
     assert_eq!((left.len(), left[0].split_once('-').unwrap().0), (17, "33"));
     assert_eq!(deliveries(&*log).await.len(), 30);
     let of_one = log.read_target(P0, TargetId(1), Offset(20), WIDE).await.unwrap();
-    assert_eq!(of_one.records.iter().map(|r| r.offset.0).collect::<Vec<_>>(), (20..50).filter(|i| i % 3 == 1).collect::<Vec<_>>());
+    assert_eq!(
+        of_one.records.iter().map(|r| r.offset.0).collect::<Vec<_>>(),
+        (20..50).filter(|i| i % 3 == 1).collect::<Vec<_>>()
+    );
     assert_eq!(log.offset_at(Topic::Deliveries, P0, 1_041).await.unwrap(), Offset(41));
     // With the rest gone, too, the next record follows as if nothing had been.
     assert_eq!(log.trim_to(Topic::Deliveries, P0, Offset(50)).await.unwrap(), Offset(50));
@@ -84,7 +87,9 @@ fn write_format_1(dir: &TempDir, uplinks: &[NewRecord]) -> std::path::PathBuf {
     let db = Database::builder(&store).open().unwrap();
     let keyspace = |name: &str| db.keyspace(name, KeyspaceCreateOptions::default).unwrap();
     let (meta, of_uplinks) = (keyspace("meta"), keyspace("uplinks-0"));
-    (keyspace("deliveries-0"), keyspace("index"));
+    for empty in ["deliveries-0", "index"] {
+        keyspace(empty);
+    }
     meta.insert("incarnation", 1u64.to_be_bytes()).unwrap();
     let mut bytes_before = 0;
     for (offset, new) in uplinks.iter().enumerate() {

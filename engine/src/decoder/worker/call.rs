@@ -27,8 +27,8 @@ pub(super) enum Input<'a> {
 impl<'a> Input<'a> {
     pub(super) fn of(dialect: Dialect, call: Call<'a>) -> Result<Self, DecodeError> {
         let payload_error = |message: String| DecodeError { kind: DecodeErrorKind::Payload, message };
-        let payload =
-            sluse_schema::text::of_utf8(call.payload).map_err(|_| payload_error("the payload is not UTF-8 text".to_owned()))?;
+        let payload = sluse_schema::text::of_utf8(call.payload)
+            .map_err(|_| payload_error("the payload is not UTF-8 text".to_owned()))?;
         if dialect == Dialect::Os2iot {
             return Ok(Self::Event { payload, metadata: call.metadata });
         }
