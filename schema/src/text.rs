@@ -1,7 +1,6 @@
 //! Text from outside: where it is cut, and what is taken out of it before a person or a database sees it.
 
-/// `bytes` as text. Payloads are checked where they come in and where a decoder gets them: a vector at a time is a fifth of what the
-/// standard library takes.
+/// `bytes` as text, checked a vector at a time: payloads are checked where they come in and again where a decoder gets them.
 ///
 /// # Errors
 /// They are not UTF-8; the error says from where on.

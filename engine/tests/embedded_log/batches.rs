@@ -137,5 +137,5 @@ fn a_store_of_a_newer_program_is_refused() {
     let newer = std::fs::read_to_string(&about).unwrap().replace(r#""format":1"#, r#""format":3"#);
     std::fs::write(&about, newer).unwrap();
     let refused = EmbeddedLog::open(config(&dir, 1)).unwrap_err().to_string();
-    assert!(refused.contains("store"), "{refused}");
+    assert!(refused.contains("it has format 3, this program reads format 2"), "{refused}");
 }
