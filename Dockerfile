@@ -1,9 +1,9 @@
 # syntax=docker/dockerfile:1
 # Two stages: what builds it is not in what runs. The image runs as an unprivileged user on a read-only file system but for its data.
 FROM rust:1.95-bookworm AS build
-# librdkafka: C and C++ compilers, zlib, OpenSSL (in the base image). chirpstack_api: protoc. samael: xmlsec and clang for its bindings.
+# librdkafka: C and C++ compilers, zlib, OpenSSL (in the base image). chirpstack_api: protoc and its imports. samael: xmlsec and clang for its bindings.
 RUN apt-get update && apt-get install -y --no-install-recommends \
-        clang cmake libclang-dev libssl-dev libxml2-dev libxmlsec1-dev pkg-config protobuf-compiler zlib1g-dev \
+        clang cmake libclang-dev libprotobuf-dev libssl-dev libxml2-dev libxmlsec1-dev pkg-config protobuf-compiler zlib1g-dev \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .

@@ -39,14 +39,25 @@ has_library() {
     command -v pkg-config >/dev/null && pkg-config --exists "$1"
 }
 
+# Whether protoc finds the imports that come with it (google/protobuf/*.proto): Debian keeps them in another package than protoc.
+has_protobuf_imports() {
+    local dir is_found=no
+    dir=$(mktemp -d)
+    echo 'syntax = "proto3"; import "google/protobuf/timestamp.proto";' >"$dir/imports.proto"
+    protoc --proto_path="$dir" --descriptor_set_out=/dev/null "$dir/imports.proto" 2>/dev/null && is_found=yes
+    rm -r "$dir"
+    [ "$is_found" = yes ]
+}
+
 # What the crates with C or C++ in them need: librdkafka a compiler, zlib and OpenSSL; samael xmlsec and clang (for its bindings);
-# chirpstack_api protoc.
+# chirpstack_api protoc and its imports.
 need_build_tools() {
     local missing=()
     command -v cc >/dev/null && command -v c++ >/dev/null && command -v make >/dev/null || missing+=(build-essential)
     command -v pkg-config >/dev/null || missing+=(pkg-config)
     command -v cmake >/dev/null || missing+=(cmake)
     command -v protoc >/dev/null || missing+=(protobuf-compiler)
+    has_protobuf_imports || missing+=(libprotobuf-dev)
     command -v clang >/dev/null || missing+=(clang)
     compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" >/dev/null || missing+=(libclang-dev)
     has_library zlib || missing+=(zlib1g-dev)
