@@ -278,6 +278,12 @@ impl NewRecord {
     pub fn num_bytes(&self) -> usize {
         self.headers.as_bytes().len() + self.value.len() + 24
     }
+
+    /// The record as it is read, once it stands there.
+    pub fn at(self, offset: Offset) -> Record {
+        let Self { key, timestamp_ms, headers, value } = self;
+        Record { offset, key, timestamp_ms, headers, value }
+    }
 }
 
 /// A record as it is read.

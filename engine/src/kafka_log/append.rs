@@ -30,6 +30,7 @@ use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::link::{Condition, Link};
 use super::metrics::APPENDS_FAILED;
 use super::native;
+use super::own::Run;
 use super::record::{headers_of, key_of};
 use crate::log::metrics::{QUEUE_BYTES, QUEUE_REFUSED, RECORDS_APPENDED};
 
@@ -71,11 +72,11 @@ impl std::fmt::Debug for Appender {
 }
 
 impl Appender {
-    /// Starts the thread. `durable` is told of every offset that was written.
+    /// Starts the thread. `durable` is told what was written: the last offset, and the records of which it is known where they stand.
     pub fn start(
         config: &KafkaLogConfig,
         condition: &Arc<Condition>,
-        durable: impl Fn(PartitionId, Offset) + Send + 'static,
+        durable: impl Fn(PartitionId, Offset, Option<Run>) + Send + 'static,
     ) -> Result<Self, OpenKafkaError> {
         let context = AppendContext { link: Link::new("append", condition), reports: Mutex::default() };
         let producer = BaseProducer::from_config_and_context(&config.appender(), context)
@@ -141,8 +142,8 @@ impl Drop for Appender {
     }
 }
 
-/// What became of one record: its offset, or why there is none.
-type Outcome = Result<Offset, RDKafkaErrorCode>;
+/// What became of one record: its offset, or why there is none. The report of a batch that was sent twice has no offsets.
+type Outcome = Result<Option<Offset>, RDKafkaErrorCode>;
 
 /// Collects delivery reports; they come on the thread that polls.
 struct AppendContext {
@@ -166,7 +167,7 @@ impl ProducerContext for AppendContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, place: usize) {
         let (message, outcome) = match result {
-            Ok(message) => (message, Ok(Offset(u64::try_from(message.offset()).unwrap_or_default()))),
+            Ok(message) => (message, Ok(u64::try_from(message.offset()).ok().map(Offset))),
             Err((error, message)) => (message, Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail))),
         };
         let partition = usize::try_from(message.partition()).unwrap_or(usize::MAX);
@@ -178,6 +179,7 @@ impl ProducerContext for AppendContext {
 struct Round {
     /// Records of each append, and who waits.
     appends: Vec<(usize, Answer)>,
+    records: Vec<NewRecord>,
     outcomes: Vec<Option<Outcome>>,
     num_open: usize,
     num_bytes: usize,
@@ -199,7 +201,7 @@ struct Worker {
     lanes: Vec<Lane>,
     /// When rounds may begin again.
     next_moment: Instant,
-    durable: Box<dyn Fn(PartitionId, Offset) + Send>,
+    durable: Box<dyn Fn(PartitionId, Offset, Option<Run>) + Send>,
 }
 
 impl Worker {
@@ -261,23 +263,23 @@ impl Worker {
             return;
         }
         lane.is_due = false;
-        let mut round = Round { appends: Vec::new(), outcomes: Vec::new(), num_open: 0, num_bytes: 0 };
-        let mut records = Vec::new();
+        let (appends, outcomes) = (Vec::new(), Vec::new());
+        let mut round = Round { appends, records: Vec::new(), outcomes, num_open: 0, num_bytes: 0 };
         while let Some(append) = lane.waiting.front() {
             let num_bytes: usize = append.records.iter().map(NewRecord::num_bytes).sum();
-            let is_full = records.len() + append.records.len() > NUM_ROUND_RECORDS_MAX
+            let is_full = round.records.len() + append.records.len() > NUM_ROUND_RECORDS_MAX
                 || round.num_bytes + num_bytes > ROUND_BYTES_MAX;
-            if is_full && !records.is_empty() {
+            if is_full && !round.records.is_empty() {
                 break;
             }
             let Some(append) = lane.waiting.pop_front() else { break };
             round.appends.push((append.records.len(), append.answer));
             round.num_bytes += num_bytes;
-            records.extend(append.records);
+            round.records.extend(append.records);
         }
-        round.outcomes = vec![None; records.len()];
+        round.outcomes = vec![None; round.records.len()];
         let mut failed = None;
-        for (place, record) in records.iter().enumerate() {
+        for (place, record) in round.records.iter().enumerate() {
             let outcome = match failed {
                 // Nothing is sent behind a record that was not taken.
                 Some(code) => Err(code),
@@ -338,8 +340,10 @@ impl Worker {
         let Some(round) = lane.round.take() else { return };
         self.num_bytes.fetch_sub(round.num_bytes, Ordering::Relaxed);
         let outcomes: Vec<Outcome> = round.outcomes.into_iter().flatten().collect();
-        if let Some(newest) = outcomes.iter().filter_map(|outcome| outcome.as_ref().ok()).max() {
-            (self.durable)(PartitionId(partition as u32), *newest);
+        if let Some(newest) = outcomes.iter().filter_map(|outcome| outcome.ok()).max() {
+            if let Some(newest) = newest {
+                (self.durable)(PartitionId(partition as u32), newest, run_of(round.records, &outcomes));
+            }
             self.producer.context().link.condition().set_trouble(None);
         }
         let num_written = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
@@ -361,6 +365,15 @@ impl Worker {
             append.answer.give(refused);
         }
     }
+}
+
+/// The first records of a round, as far as they stand one behind the other.
+fn run_of(mut records: Vec<NewRecord>, outcomes: &[Outcome]) -> Option<Run> {
+    let first = outcomes.first().copied()?.ok()??;
+    let places = (first.0..).map(|offset| Ok(Some(Offset(offset))));
+    let num = outcomes.iter().zip(places).take_while(|(outcome, place)| *outcome == place).count();
+    records.truncate(num);
+    Some(Run { first, records, is_transaction: false })
 }
 
 fn count_failure(verdict: &Result<Offset, LogError>) {
@@ -397,7 +410,7 @@ fn verdict(outcomes: &[Outcome], failure: &mut Option<RDKafkaErrorCode>) -> Resu
     let first_failed = outcomes.iter().find_map(|outcome| outcome.as_ref().err().copied());
     *failure = before.or(first_failed);
     let Some(code) = *failure else {
-        return Ok(outcomes.first().and_then(|outcome| outcome.as_ref().ok().copied()).unwrap_or_default());
+        return Ok(outcomes.first().and_then(|outcome| outcome.ok().flatten()).unwrap_or_default());
     };
     let is_unwritten = outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(|code| is_certainly_unwritten(*code)));
     if is_unwritten {
@@ -410,6 +423,8 @@ fn verdict(outcomes: &[Outcome], failure: &mut Option<RDKafkaErrorCode>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use sluse_schema::record::Headers;
 
     const LATE: Outcome = Err(RDKafkaErrorCode::MessageTimedOut);
     const LARGE: Outcome = Err(RDKafkaErrorCode::MessageSizeTooLarge);
@@ -427,10 +442,25 @@ mod tests {
 
     #[test]
     fn what_stands_behind_a_failure_is_not_accepted_even_when_it_was_written() {
-        let ok = |offset| Ok(Offset(offset));
+        let ok = |offset| Ok(Some(Offset(offset)));
         assert_eq!(verdicts(&[&[ok(5), ok(6)], &[ok(7)]]), ["5", "7"]);
         assert_eq!(verdicts(&[&[ok(5)], &[LATE], &[ok(6)], &[LARGE]]), ["5", "?", "?", "-"]);
         assert_eq!(verdicts(&[&[LARGE], &[LARGE, LARGE]]), ["-", "-"]);
         assert_eq!(verdicts(&[&[ok(5), LARGE]]), ["?"]);
+    }
+
+    #[test]
+    fn a_run_ends_where_something_may_stand_between_and_an_offset_that_is_not_known_is_none() {
+        let ok = |offset| Ok(Some(Offset(offset)));
+        let run = |outcomes: &[Outcome]| {
+            let new = NewRecord { key: 1, timestamp_ms: 0, headers: Headers::default(), value: Bytes::new() };
+            run_of(vec![new; outcomes.len()], outcomes).map(|run| (run.first.0, run.records.len()))
+        };
+        assert_eq!(run(&[ok(5), ok(6), ok(7)]), Some((5, 3)));
+        assert_eq!(run(&[ok(5), ok(6), ok(8)]), Some((5, 2)));
+        assert_eq!(run(&[ok(5), LATE, ok(6)]), Some((5, 1)));
+        assert_eq!(run(&[ok(5), Ok(None), ok(7)]), Some((5, 1)));
+        assert_eq!(run(&[Ok(None), ok(1)]), None);
+        assert_eq!(run(&[LATE, ok(1)]), None);
     }
 }

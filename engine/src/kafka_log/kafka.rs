@@ -24,10 +24,11 @@ use super::lease::Lease;
 use super::link::{Condition, Link};
 use super::membership::Membership;
 use super::metrics::INDEX_BLOCKS;
+use super::own::Run;
 use super::reader::{Reader, Views, index};
 use super::steps::{Ends, Stepper};
 use super::topics::Topics;
-use super::view::{Attempt, View};
+use super::view::{Attempt, Observe, View};
 
 /// How long a read waits for Kafka.
 const READ_WITHIN: Duration = Duration::from_secs(15);
@@ -84,21 +85,24 @@ impl KafkaLog {
         drop(topics);
         let identity = LogIdentity { store: config.store(&cluster_id), incarnation: 0 };
 
+        let indexes: Indexes =
+            (0..config.num_partitions).map(|_| Mutex::new(BlockIndex::new(NUM_POSTINGS_MAX, NUM_PLACES_MAX))).collect();
+        let observe_deliveries = || -> Observe {
+            let indexes = Arc::clone(&indexes);
+            Box::new(move |partition, from, next, records| observe(&indexes, partition, from, next, records))
+        };
         let views = |topic| -> Vec<Arc<View>> {
-            let view = |p| Arc::new(View::new(topic, PartitionId(p), config.tail_cache_bytes_max));
+            let observe = || (topic == Topic::Deliveries).then(observe_deliveries);
+            let view = |p| Arc::new(View::new(topic, PartitionId(p), config.tail_cache_bytes_max, observe()));
             (0..config.num_partitions).map(view).collect()
         };
         let views: Views = Arc::new([views(Topic::Uplinks), views(Topic::Deliveries)]);
         let membership = Arc::new(Membership::default());
-        let indexes: Indexes =
-            (0..config.num_partitions).map(|_| Mutex::new(BlockIndex::new(NUM_POSTINGS_MAX, NUM_PLACES_MAX))).collect();
-        let reader = Arc::new(Reader::start(&config, &condition, &views, {
-            let indexes = Arc::clone(&indexes);
-            Box::new(move |partition, from, next, records| observe(&indexes, partition, from, next, records))
-        })?);
+        let reader = Arc::new(Reader::start(&config, &condition, &views)?);
+        let ends = LogEnds { views: Arc::clone(&views), reader: Arc::clone(&reader) };
         let appender = Appender::start(&config, &condition, {
-            let views = Arc::clone(&views);
-            move |partition, offset| views[index(Topic::Uplinks)][partition.0 as usize].reach(offset)
+            let ends = ends.clone();
+            move |partition, newest, run| ends.reach(Topic::Uplinks, partition, newest, run)
         })?;
         let appender = Arc::new(appender);
         // Before this node joins, and before its producer shuts an older one out.
@@ -110,7 +114,6 @@ impl KafkaLog {
                 state.live.is_open.then(|| state.live.reel.next())
             }
         })?);
-        let ends = LogEnds { views: Arc::clone(&views), reader: Arc::clone(&reader) };
         let stepper = Arc::new(Stepper::start(&config, &condition, &membership, &group, &claim, ends)?);
         let floors = || (0..config.num_partitions).map(|_| AtomicU64::new(NO_FLOOR)).collect();
         Ok(Arc::new(Self {
@@ -156,6 +159,12 @@ impl KafkaLog {
         let view = self.view(topic, partition)?;
         let end = view.lock().end;
         Ok(view.set_bounds(before, end).0)
+    }
+
+    /// Whether nothing of a partition is fetched, since this node's own records suffice.
+    #[doc(hidden)]
+    pub fn is_reader_resting(&self, topic: Topic, partition: PartitionId) -> bool {
+        self.view(topic, partition).is_ok_and(|view| view.lock().live.is_resting)
     }
 
     fn view(&self, topic: Topic, partition: PartitionId) -> Result<&Arc<View>, LogError> {
@@ -239,10 +248,20 @@ impl KafkaLog {
     }
 }
 
-/// What steps are checked against.
+/// What steps are checked against, and who is told what was written.
+#[derive(Clone)]
 struct LogEnds {
     views: Views,
     reader: Arc<Reader>,
+}
+
+impl LogEnds {
+    fn reach(&self, topic: Topic, partition: PartitionId, newest: Offset, run: Option<Run>) {
+        let Some(view) = self.views[index(topic)].get(partition.0 as usize) else { return };
+        if view.reach(newest, run) {
+            self.reader.wake();
+        }
+    }
 }
 
 impl Ends for LogEnds {
@@ -255,10 +274,8 @@ impl Ends for LogEnds {
         Ok(next <= view.set_bounds(start, end).1)
     }
 
-    fn delivered(&self, partition: PartitionId, offset: Offset) {
-        if let Some(view) = self.views[index(Topic::Deliveries)].get(partition.0 as usize) {
-            view.reach(offset);
-        }
+    fn delivered(&self, partition: PartitionId, newest: Offset, run: Option<Run>) {
+        self.reach(Topic::Deliveries, partition, newest, run);
     }
 }
 

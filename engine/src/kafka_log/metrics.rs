@@ -13,6 +13,7 @@ pub const ORPHANS_FOUND: &str = "sluse_kafka_orphans_found_total";
 pub const PARTITIONS_OWNED: &str = "sluse_kafka_partitions_owned";
 pub const LEASE_HELD: &str = "sluse_kafka_lease_held";
 pub const FETCHED: &str = "sluse_kafka_records_fetched_total";
+pub const OWN_READ: &str = "sluse_kafka_own_records_read_total";
 pub const REPOSITIONED: &str = "sluse_kafka_readers_positioned_total";
 pub const INDEX_BLOCKS: &str = "sluse_kafka_index_blocks";
 
@@ -37,6 +38,11 @@ pub fn describe() {
     describe_gauge!(PARTITIONS_OWNED, Unit::Count, "partitions that this node owns");
     describe_gauge!(LEASE_HELD, Unit::Count, "1 while the group has confirmed this node lately, so that it may send");
     describe_counter!(FETCHED, Unit::Count, "records read from Kafka, by topic and reader");
+    describe_counter!(
+        OWN_READ,
+        Unit::Count,
+        "records that this node wrote and read without Kafka bringing them back, by topic"
+    );
     describe_counter!(REPOSITIONED, Unit::Count, "times a reader was put to another offset, by topic and reader");
     describe_gauge!(INDEX_BLOCKS, Unit::Count, "blocks of the deliveries log whose targets are known, by partition");
 }

@@ -1,7 +1,7 @@
 //! The log of several nodes, in Kafka: the [`Log`](sluse_schema::port::Log) with nothing lost whichever of them dies.
 //!
 //! Reading order: [`kafka`] (the port), [`append`] with `answers` (uplinks in), [`steps`] with [`transaction`] (deliveries and positions, all or nothing),
-//! [`claim`], [`group`] with [`rebalance`], [`membership`], [`lease`] and [`orphans`] (who owns what), [`reader`] with [`view`], [`reel`] and [`blocks`] (what is read), [`topics`],
+//! [`claim`], [`group`] with [`rebalance`], [`membership`], [`lease`] and [`orphans`] (who owns what), [`reader`] with [`view`], [`own`], [`reel`] and [`blocks`] (what is read), [`topics`],
 //! [`config`].
 
 mod answers;
@@ -17,6 +17,7 @@ pub mod membership;
 pub mod metrics;
 mod native;
 pub mod orphans;
+pub mod own;
 pub mod reader;
 pub mod rebalance;
 mod record;

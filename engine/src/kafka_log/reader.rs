@@ -26,7 +26,7 @@ use super::link::{Condition, Link};
 use super::metrics::{FETCHED, REPOSITIONED};
 use super::native;
 use super::record::record_of;
-use super::view::{BACK_IDLE_AFTER, Side, View};
+use super::view::{BACK_IDLE_AFTER, Side, Stretch, View};
 
 /// How long one request for a topic's partitions may take.
 const METADATA_WITHIN: Duration = Duration::from_secs(2);
@@ -44,9 +44,6 @@ type Consumer = Arc<BaseConsumer<Link>>;
 
 /// Everything that is read from.
 pub type Views = Arc<[Vec<Arc<View>>; 2]>;
-
-/// Sees every record of the deliveries topic that the live readers fetch: partition, the stretch that is complete, the records.
-pub type Observe = Box<dyn Fn(PartitionId, Offset, Offset, &[Record]) + Send>;
 
 /// The place of a topic in [`Views`].
 pub const fn index(topic: Topic) -> usize {
@@ -77,7 +74,6 @@ impl Reader {
         config: &Arc<KafkaLogConfig>,
         condition: &Arc<Condition>,
         views: &Views,
-        observe: Observe,
     ) -> Result<Self, OpenKafkaError> {
         let consumer = |name, is_live| -> Result<Consumer, OpenKafkaError> {
             let made = BaseConsumer::from_config_and_context(&config.reader(is_live), Link::new(name, condition));
@@ -91,7 +87,6 @@ impl Reader {
             views: Arc::clone(views),
             is_closing: Arc::clone(&is_closing),
             sessions: HashMap::new(),
-            observe,
         };
         let handle = std::thread::Builder::new().name("sluse-read".into()).spawn(move || worker.run())?;
         let thread = handle.thread().clone();
@@ -232,7 +227,6 @@ struct Worker {
     views: Views,
     is_closing: Arc<AtomicBool>,
     sessions: HashMap<(Topic, PartitionId, Side), Session>,
-    observe: Observe,
 }
 
 /// How far a queue was emptied.
@@ -248,6 +242,7 @@ impl Worker {
         let mut served_at = Instant::now();
         while !self.is_closing.load(Ordering::Acquire) {
             self.place_readers();
+            self.rest_or_go_on();
             let is_busy = self.move_records();
             if served_at.elapsed() >= SERVE_EVERY {
                 served_at = Instant::now();
@@ -261,8 +256,10 @@ impl Worker {
                 std::thread::park_timeout(LOOK_EVERY);
             }
         }
-        for ((topic, partition, side), _) in self.sessions.drain() {
-            self.views[index(topic)][partition.0 as usize].lock().stretch(side).is_open = false;
+        self.sessions.clear();
+        for view in self.views.iter().flatten() {
+            let mut state = view.lock();
+            (state.live.is_open, state.back.is_open) = (false, false);
         }
     }
 
@@ -279,23 +276,46 @@ impl Worker {
         for view in views.iter().flatten() {
             for side in [Side::Live, Side::Back] {
                 let Some(wanted) = view.lock().stretch(side).wanted else { continue };
-                let placed = self.place(view, side, wanted);
+                let placed = self.place(view, side, wanted, || view.open(side, wanted));
                 let mut state = view.lock();
                 let stretch = state.stretch(side);
                 if stretch.wanted == Some(wanted) {
                     stretch.wanted = None;
                 }
-                if let Err(error) = placed {
-                    stretch.is_open = false;
-                    stretch.trouble = Some(error.to_string());
-                }
+                note_placed(stretch, placed);
                 drop(state);
                 view.notify();
             }
         }
     }
 
-    fn place(&mut self, view: &View, side: Side, from: Offset) -> Result<(), KafkaError> {
+    /// Lets live readers rest while this node's own records suffice, and has them go on where the stretch ends when those do not.
+    fn rest_or_go_on(&mut self) {
+        let views = Arc::clone(&self.views);
+        for view in views.iter().flatten() {
+            let mut state = view.lock();
+            let live = &mut state.live;
+            let next = live.reel.next();
+            let may_rest = live.own.suffice(next, Instant::now());
+            if !live.is_open || live.wanted.is_some() || may_rest == live.is_resting {
+                continue;
+            }
+            live.is_resting = may_rest;
+            if may_rest {
+                drop(state);
+                self.let_go((view.topic, view.partition, Side::Live));
+            } else {
+                live.own.start_over();
+                drop(state);
+                let placed = self.place(view, Side::Live, next, || ());
+                note_placed(&mut view.lock().live, placed);
+                view.notify();
+            }
+        }
+    }
+
+    /// Puts a reader at `from`; `begin` comes before its first record.
+    fn place(&mut self, view: &View, side: Side, from: Offset, begin: impl FnOnce()) -> Result<(), KafkaError> {
         let key = (view.topic, view.partition, side);
         let (topic, partition) = (self.config.topic(view.topic), view.partition.0 as i32);
         counter!(REPOSITIONED, "topic" => view.topic.name(), "reader" => side.as_str()).increment(1);
@@ -325,7 +345,7 @@ impl Worker {
                 thread.unpark();
             }
         });
-        view.open(side, from);
+        begin();
         consumer.incremental_assign(&list)?;
         self.sessions.insert(key, Session { queue, has_news, is_left_full: false });
         Ok(())
@@ -349,7 +369,7 @@ impl Worker {
                 Side::Live => &self.consumers[0],
                 Side::Back => &self.consumers[1],
             };
-            match empty(consumer, session, view, side, &self.config.topic(topic), &self.observe) {
+            match empty(consumer, session, view, side, &self.config.topic(topic)) {
                 Emptied::ToTheEnd => {}
                 Emptied::NoRoom => {
                     session.is_left_full = true;
@@ -366,17 +386,26 @@ impl Worker {
 
     fn close(&mut self, key: (Topic, PartitionId, Side)) {
         let (topic, partition, side) = key;
-        if self.sessions.remove(&key).is_none() {
+        if !self.let_go(key) {
             return;
+        }
+        let view = &self.views[index(topic)][partition.0 as usize];
+        view.lock().stretch(side).is_open = false;
+        view.notify();
+    }
+
+    /// Has librdkafka fetch no more of it. `false` when nothing was fetched.
+    fn let_go(&mut self, key: (Topic, PartitionId, Side)) -> bool {
+        let (topic, partition, side) = key;
+        if self.sessions.remove(&key).is_none() {
+            return false;
         }
         let mut list = TopicPartitionList::with_capacity(1);
         list.add_partition(&self.config.topic(topic), partition.0 as i32);
         if let Err(error) = self.consumer(side).incremental_unassign(&list) {
             tracing::debug!(%error, "a reader of Kafka was not given up");
         }
-        let view = &self.views[index(topic)][partition.0 as usize];
-        view.lock().stretch(side).is_open = false;
-        view.notify();
+        true
     }
 
     /// Whoever went back and came back needs its reader no more.
@@ -403,14 +432,16 @@ fn empty(
     view: &View,
     side: Side,
     topic: &str,
-    observe: &Observe,
 ) -> Emptied {
     let mut records: Vec<Record> = Vec::new();
     loop {
+        // What this node wrote may be there already.
+        let known = view.lock().stretch(side).reel.next();
         let mut outcome = Emptied::NoRoom;
         let mut passed = None;
         while records.len() < NUM_MOVED_MAX {
             match session.queue.poll(Duration::ZERO) {
+                Some(Ok(message)) if u64::try_from(message.offset()).is_ok_and(|offset| offset < known.0) => {}
                 Some(Ok(message)) => match record_of(&message) {
                     Some(record) => records.push(record),
                     None => {
@@ -436,41 +467,19 @@ fn empty(
                 }
             }
         }
-        let has_room = hand_over(view, side, &mut records, passed.map(Offset), observe);
+        counter!(FETCHED, "topic" => view.topic.name(), "reader" => side.as_str()).increment(records.len() as u64);
+        let has_room = view.bring(side, &mut records, passed.map(Offset));
         if outcome != Emptied::NoRoom || !has_room {
             return outcome;
         }
     }
 }
 
-/// Puts records into the stretch; `true` when it has room for more.
-fn hand_over(view: &View, side: Side, records: &mut Vec<Record>, passed: Option<Offset>, observe: &Observe) -> bool {
-    let mut state = view.lock();
-    let stretch = state.stretch(side);
-    let from = stretch.reel.next();
-    let is_live_deliveries = side == Side::Live && view.topic == Topic::Deliveries;
-    // A reader that was put elsewhere meanwhile brings what nobody wants.
-    let is_wanted = stretch.wanted.is_none();
-    if is_wanted {
-        for record in records.iter().filter(|record| record.offset >= from) {
-            stretch.reel.push(record.clone());
-        }
-        if let Some(passed) = passed {
-            stretch.reel.pass(passed);
-        }
+fn note_placed(stretch: &mut Stretch, placed: Result<(), KafkaError>) {
+    if let Err(error) = placed {
+        stretch.is_open = false;
+        stretch.trouble = Some(error.to_string());
     }
-    let (next, has_room) = (stretch.reel.next(), stretch.reel.has_room());
-    state.end = state.end.max(next);
-    drop(state);
-    counter!(FETCHED, "topic" => view.topic.name(), "reader" => side.as_str()).increment(records.len() as u64);
-    if is_wanted && next > from {
-        if is_live_deliveries {
-            observe(view.partition, from, next, records);
-        }
-        view.notify();
-    }
-    records.clear();
-    has_room
 }
 
 fn note_failure(view: &View, side: Side, error: &KafkaError) {

@@ -60,6 +60,16 @@ impl Reel {
         self.drop_oldest();
     }
 
+    /// Puts what comes next in; `records` is empty then. Up to `passed` nothing more stands.
+    pub fn extend(&mut self, records: &mut Vec<Record>, passed: Option<Offset>) {
+        for record in records.drain(..) {
+            self.push(record);
+        }
+        if let Some(passed) = passed {
+            self.pass(passed);
+        }
+    }
+
     /// Nothing more stands below `next`.
     pub fn pass(&mut self, next: Offset) {
         self.next = self.next.max(next);

@@ -28,6 +28,7 @@ use super::group::Group;
 use super::link::Condition;
 use super::membership::{Admission, Membership};
 use super::metrics::{TRANSACTION_SECONDS, TRANSACTION_STEPS, TRANSACTIONS};
+use super::own::Run;
 use super::transaction::{Failure, Producer};
 
 /// The thread looks after its producer this often when there is nothing to do.
@@ -60,8 +61,8 @@ struct Inbox {
 pub trait Ends: Send + 'static {
     /// Whether uplinks up to `next` are in the log.
     fn reaches(&self, partition: PartitionId, next: Offset) -> Result<bool, LogError>;
-    /// Deliveries up to `offset` are committed.
-    fn delivered(&self, partition: PartitionId, offset: Offset);
+    /// Deliveries are committed, the last at `newest`; `run` are all of them, if it is known where they stand.
+    fn delivered(&self, partition: PartitionId, newest: Offset, run: Option<Run>);
 }
 
 /// Where steps are handed in.
@@ -328,8 +329,12 @@ impl Worker {
         }
         let outputs = steps.iter().flat_map(|p| p.step.outputs.iter());
         self.producer.transact(outputs, &positions, metadata)?;
-        for (partition, offset) in self.producer.take_written() {
-            self.ends.delivered(partition, offset);
+        for written in self.producer.take_written() {
+            let partition = written.partition;
+            let outputs = steps.iter().flat_map(|p| p.step.outputs.iter());
+            let records: Vec<_> = outputs.filter(|(p, _)| *p == partition).map(|(_, new)| new.clone()).collect();
+            let first = written.contiguous_from(records.len());
+            self.ends.delivered(partition, written.newest, first.map(|first| Run { first, records, is_transaction: true }));
         }
         Ok(())
     }

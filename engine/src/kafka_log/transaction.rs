@@ -46,6 +46,23 @@ pub enum Failure {
     Unclear(String),
 }
 
+/// Where the records of one transaction stand in one partition, which has them in the order in which they were sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub partition: PartitionId,
+    first: Offset,
+    pub newest: Offset,
+    num_records: usize,
+}
+
+impl Written {
+    /// The offset of the first of `num_records` records, if all were reported and nothing stands between them.
+    pub fn contiguous_from(&self, num_records: usize) -> Option<Offset> {
+        let is_all = self.num_records == num_records && self.newest.0 - self.first.0 + 1 == num_records as u64;
+        is_all.then_some(self.first)
+    }
+}
+
 type StepProducer = BaseProducer<StepContext>;
 
 /// Why a transaction could not be filled.
@@ -72,7 +89,7 @@ pub struct Producer {
     not_before: Instant,
     /// The last one was shut out, with this error.
     shut_out: Option<String>,
-    written: Vec<(PartitionId, Offset)>,
+    written: Vec<Written>,
 }
 
 impl std::fmt::Debug for Producer {
@@ -141,8 +158,8 @@ impl Producer {
         }
     }
 
-    /// The last records of the transaction that was committed, by partition.
-    pub fn take_written(&mut self) -> Vec<(PartitionId, Offset)> {
+    /// Where the records of the transaction that was committed stand, by partition.
+    pub fn take_written(&mut self) -> Vec<Written> {
         std::mem::take(&mut self.written)
     }
 
@@ -213,7 +230,7 @@ impl Producer {
         let Some((producer, _)) = &self.current else { return };
         let reports = producer.context().take_reports();
         counter!(RECORDS_APPENDED, "topic" => Topic::Deliveries.name()).increment(reports.num_written);
-        self.written = reports.newest;
+        self.written = reports.written;
     }
 
     /// Leaves a producer that is stuck to its thread. The next one under its name has Kafka abort what it had begun.
@@ -337,9 +354,21 @@ fn send(producer: &StepProducer, topic: &str, partition: PartitionId, record: &N
 /// What was reported of one transaction's records.
 #[derive(Debug, Default)]
 struct Reports {
-    newest: Vec<(PartitionId, Offset)>,
+    written: Vec<Written>,
     num_written: u64,
     failed: Option<RDKafkaErrorCode>,
+}
+
+impl Reports {
+    fn note(&mut self, partition: PartitionId, offset: Offset) {
+        match self.written.iter_mut().find(|written| written.partition == partition) {
+            Some(written) => {
+                (written.first, written.newest) = (written.first.min(offset), written.newest.max(offset));
+                written.num_records += 1;
+            }
+            None => self.written.push(Written { partition, first: offset, newest: offset, num_records: 1 }),
+        }
+    }
 }
 
 struct StepContext {
@@ -375,12 +404,10 @@ impl ProducerContext for StepContext {
         match result {
             Ok(message) => {
                 let partition = PartitionId(u32::try_from(message.partition()).unwrap_or_default());
-                let offset = Offset(u64::try_from(message.offset()).unwrap_or_default());
                 reports.num_written += 1;
-                match reports.newest.iter_mut().find(|(p, _)| *p == partition) {
-                    Some((_, newest)) => *newest = (*newest).max(offset),
-                    None => reports.newest.push((partition, offset)),
-                }
+                // The report of a batch that was sent twice has no offsets: what it was about is missing in the count.
+                let Some(offset) = u64::try_from(message.offset()).ok().map(Offset) else { return };
+                reports.note(partition, offset);
             }
             Err((error, _)) => {
                 reports.failed.get_or_insert(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail));

@@ -1,14 +1,18 @@
 //! One partition as readers see it: where it starts and ends as far as is known, and two stretches of it in memory. The live one follows the
-//! end; the other goes back for whoever is behind. Both are filled by the thread in [`reader`](super::reader).
+//! end; the other goes back for whoever is behind. Both are filled by the thread in [`reader`](super::reader), the live one also with what
+//! this node wrote itself ([`own`](super::own)).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use metrics::counter;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::{LogError, ReadBatch, ReadLimit};
-use sluse_schema::record::{Offset, Topic};
+use sluse_schema::record::{Offset, Record, Topic};
 use tokio::sync::watch;
 
+use super::metrics::OWN_READ;
+use super::own::{OwnRuns, Run};
 use super::reel::Reel;
 
 /// The live reader may be put elsewhere when nobody has read from it for this long.
@@ -39,8 +43,10 @@ impl Side {
 #[derive(Debug)]
 pub struct Stretch {
     pub reel: Reel,
-    /// Whether a reader fills it.
+    /// Whether a reader fills it, or rests because this node's own records do.
     pub is_open: bool,
+    pub is_resting: bool,
+    pub own: OwnRuns,
     /// Where the reader shall be put.
     pub wanted: Option<Offset>,
     /// Why it cannot be filled now.
@@ -69,12 +75,15 @@ impl State {
     }
 }
 
+/// Sees every record that is put into the live stretch: partition, the stretch that is complete, the records.
+pub type Observe = Box<dyn Fn(PartitionId, Offset, Offset, &[Record]) + Send + Sync>;
+
 /// See the head of this file.
-#[derive(Debug)]
 pub struct View {
     pub topic: Topic,
     pub partition: PartitionId,
     state: Mutex<State>,
+    observe: Option<Observe>,
     changed: watch::Sender<()>,
     reel_bytes_max: usize,
     /// One at a time goes back: two would take the reader from each other.
@@ -94,12 +103,20 @@ pub enum Attempt {
     AskBounds,
 }
 
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("View").field("topic", &self.topic).field("partition", &self.partition).finish_non_exhaustive()
+    }
+}
+
 impl View {
     /// A partition of which nothing is known.
-    pub fn new(topic: Topic, partition: PartitionId, reel_bytes_max: usize) -> Self {
+    pub fn new(topic: Topic, partition: PartitionId, reel_bytes_max: usize, observe: Option<Observe>) -> Self {
         let stretch = || Stretch {
             reel: Reel::new(Offset::ZERO, reel_bytes_max),
             is_open: false,
+            is_resting: false,
+            own: OwnRuns::default(),
             wanted: None,
             trouble: None,
             last_read_at: Instant::now(),
@@ -109,6 +126,7 @@ impl View {
             topic,
             partition,
             state: Mutex::new(state),
+            observe,
             changed: watch::Sender::new(()),
             reel_bytes_max,
             back_turn: tokio::sync::Mutex::default(),
@@ -134,16 +152,68 @@ impl View {
         let reel = Reel::new(from, self.reel_bytes_max);
         let mut state = self.lock();
         let stretch = state.stretch(side);
-        (stretch.reel, stretch.is_open, stretch.trouble) = (reel, true, None);
+        (stretch.reel, stretch.is_open, stretch.is_resting, stretch.trouble) = (reel, true, false, None);
+        stretch.own.lose();
         stretch.last_read_at = Instant::now();
     }
 
-    /// Records up to and with `offset` are durable.
-    pub fn reach(&self, offset: Offset) {
+    /// This node wrote records that are durable now, the last at `newest`; `run` are those of which it is known where they stand.
+    /// `true` when the live reader rests and has to go on.
+    pub fn reach(&self, newest: Offset, run: Option<Run>) -> bool {
+        let now = Instant::now();
         let mut state = self.lock();
-        state.end = state.end.max(offset.next());
+        state.end = state.end.max(newest.next());
+        let live = &mut state.live;
+        let mut records = Vec::new();
+        match run {
+            Some(run) => {
+                if live.is_open && live.wanted.is_none() {
+                    records = live.own.new_records(run.clone(), &live.reel);
+                }
+                live.own.note(&run, now);
+            }
+            None => live.own.lose(),
+        }
+        counter!(OWN_READ, "topic" => self.topic.name()).increment(records.len() as u64);
+        self.put(live, &mut records, None);
+        let must_go_on = live.is_resting && !live.own.suffice(live.reel.next(), now);
         drop(state);
         self.notify();
+        must_go_on
+    }
+
+    /// What a reader has brought: records, and up to where nothing more stands. `true` when there is room for more.
+    pub fn bring(&self, side: Side, records: &mut Vec<Record>, passed: Option<Offset>) -> bool {
+        let mut state = self.lock();
+        let stretch = state.stretch(side);
+        let from = stretch.reel.next();
+        // A reader that was put elsewhere meanwhile brings what nobody wants.
+        if stretch.wanted.is_some() {
+            records.clear();
+            return stretch.reel.has_room();
+        }
+        records.retain(|record| record.offset >= from);
+        match side {
+            Side::Live => self.put(stretch, records, passed),
+            Side::Back => stretch.reel.extend(records, passed),
+        }
+        let (next, has_room) = (stretch.reel.next(), stretch.reel.has_room());
+        state.end = state.end.max(next);
+        drop(state);
+        if next > from {
+            self.notify();
+        }
+        has_room
+    }
+
+    /// Puts what comes next into the live stretch, and shows it to whoever observes. Both under the lock, so that nobody sees it out of order.
+    fn put(&self, live: &mut Stretch, records: &mut Vec<Record>, passed: Option<Offset>) {
+        let from = live.reel.next();
+        let next = records.last().map_or(from, |last| last.offset.next()).max(passed.unwrap_or(from));
+        if let Some(observe) = self.observe.as_ref().filter(|_| next > from) {
+            observe(self.partition, from, next, records);
+        }
+        live.reel.extend(records, passed);
     }
 
     /// What Kafka said of start and end.
@@ -241,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_reader_is_put_where_somebody_wants_to_read_and_is_not_taken_from_who_uses_it() {
-        let view = View::new(Topic::Uplinks, PartitionId(0), 1 << 20);
+        let view = View::new(Topic::Uplinks, PartitionId(0), 1 << 20, None);
         let read = |from, has_turn| view.try_read(Offset(from), WIDE, None, true, has_turn);
         assert!(matches!(read(50, false), Attempt::AskBounds));
         view.set_bounds(Offset(10), Offset(100));
@@ -263,13 +333,13 @@ mod tests {
 
     #[test]
     fn at_the_end_a_read_brings_nothing_at_once() {
-        let view = View::new(Topic::Uplinks, PartitionId(0), 1 << 20);
+        let view = View::new(Topic::Uplinks, PartitionId(0), 1 << 20, None);
         view.set_bounds(Offset(0), Offset(7));
         view.open(Side::Live, Offset(7));
         let Attempt::Done(Ok(batch)) = view.try_read(Offset(7), WIDE, None, true, false) else { panic!() };
         assert_eq!((batch.records.len(), batch.next, batch.end), (0, Offset(7), Offset(7)));
         // What was appended meanwhile is waited for.
-        view.reach(Offset(7));
+        view.reach(Offset(7), None);
         assert!(matches!(view.try_read(Offset(7), WIDE, None, true, false), Attempt::Wait));
     }
 }

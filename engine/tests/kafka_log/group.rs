@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use crate::fixture::{append, commit, config, deliveries, fresh_prefix, open, record, shared, until};
 
 /// A node's stages in small: they note what they own, and give up what is revoked at once.
-struct Node {
-    log: Arc<KafkaLog>,
+pub struct Node {
+    pub log: Arc<KafkaLog>,
     owned: Arc<Mutex<BTreeSet<PartitionId>>>,
     /// Assignments, revocations and losses so far.
     num_changes: Arc<Mutex<usize>>,
@@ -22,7 +22,7 @@ struct Node {
 }
 
 impl Node {
-    async fn start(brokers: &str, prefix: &str, id: &str) -> Self {
+    pub async fn start(brokers: &str, prefix: &str, id: &str) -> Self {
         let log = open(config(brokers, prefix, id)).await;
         let (owned, num_changes) = (Arc::<Mutex<BTreeSet<PartitionId>>>::default(), Arc::<Mutex<usize>>::default());
         let following = tokio::spawn({
@@ -45,7 +45,7 @@ impl Node {
         Self { log, owned, num_changes, following }
     }
 
-    fn owned(&self) -> BTreeSet<PartitionId> {
+    pub fn owned(&self) -> BTreeSet<PartitionId> {
         self.owned.lock().unwrap().clone()
     }
 
@@ -54,7 +54,7 @@ impl Node {
     }
 
     /// Ends as a process does: nothing is given back, the group hears nothing of it.
-    async fn end(self) {
+    pub async fn end(self) {
         self.following.abort();
         self.log.close().await.unwrap();
     }
@@ -64,7 +64,7 @@ fn all() -> BTreeSet<PartitionId> {
     (0..4).map(PartitionId).collect()
 }
 
-async fn are_shared(a: &Node, b: &Node) {
+pub async fn are_shared(a: &Node, b: &Node) {
     until("two nodes own two partitions each", async || {
         let (a, b) = (a.owned(), b.owned());
         a.len() == 2 && b.len() == 2 && a.union(&b).copied().collect::<BTreeSet<_>>() == all()

@@ -9,4 +9,5 @@ mod fixture;
 mod group;
 #[path = "../../../loadtest/src/kafka_process.rs"]
 mod kafka_process;
+mod own;
 mod settings;
