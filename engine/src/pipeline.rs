@@ -9,7 +9,7 @@
 //! Whatever is built first is stopped last; [`Pipeline::stop_phases`] is the same order the other way round.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_rt::{Arbiter, ArbiterHandle};
 use sluse_actors::device::WindowPolicy;
@@ -22,6 +22,7 @@ use sluse_actors::tail::Tail;
 use sluse_actors::target::{Clock, TargetPorts, TargetStage, TargetStageConfig, TargetStageHandle};
 use sluse_http::login::LogInProviders;
 use sluse_http::{HttpConfig, HttpServer, Ports};
+use sluse_schema::beat::Beat;
 use sluse_schema::port::{CallersEpoch, Log, Mailer, NetworkServer, SenderFactory, SharedLimits};
 use tokio::task::JoinHandle;
 
@@ -53,9 +54,13 @@ use crate::store::admin::PgAdminStore;
 const NUM_SENDERS_CACHED_MAX: usize = 200_000;
 /// Device configurations remembered beyond their actors, for when PostgreSQL is away.
 const NUM_CONFIGS_CACHED_MAX: usize = 200_000;
-/// The moments at which partitions read, and their steps with them, on Kafka: a transaction there costs this node and Kafka what 50
-/// uplinks cost otherwise, so there are half as many as on the embedded log.
+/// The moments at which rounds of appends begin on Kafka, and those at which partitions read, their steps with them: a request costs this
+/// node and Kafka as much for one record as for a hundred, and a transaction what 50 uplinks cost otherwise.
 const KAFKA_MOMENTS: Duration = Duration::from_millis(50);
+/// The events of the broker are handed over shortly before.
+const KAFKA_HAND_OVER_BEFORE_APPEND: Duration = Duration::from_millis(5);
+/// A round is durable by then, mostly: it is read at once.
+const KAFKA_READ_AFTER_APPEND: Duration = Duration::from_millis(15);
 
 /// How long each phase of a stop may take.
 const SOURCES_STOP_WITHIN: Duration = Duration::from_secs(10);
@@ -137,7 +142,7 @@ pub fn check(config: &Config) -> Result<(), BuildError> {
     if let Some(redis) = &config.redis {
         redis.client()?;
     }
-    if let Some(source) = source_config(config, "") {
+    if let Some(source) = source_config(config, "", Instant::now()) {
         source.check()?;
     }
     log_in_providers(config)?;
@@ -158,6 +163,7 @@ pub async fn build(
     store: &Arc<Store>,
     metrics: &Metrics,
 ) -> Result<Pipeline, BuildError> {
+    let started_at = Instant::now();
     let mut arbiters: Vec<Arbiter> = (0..num_cores()).map(|_| Arbiter::new()).collect();
     let handles: Vec<ArbiterHandle> = arbiters.iter().map(Arbiter::handle).collect();
 
@@ -170,7 +176,7 @@ pub async fn build(
     let decoder = DecoderPool::start(decoder_config(config)?)?;
 
     // ── the log between the stages ──────────────────────────────────────────────────────────────────────────────────
-    let (log, leased_senders) = open_log(config, keys, &senders).await?;
+    let (log, leased_senders) = open_log(config, keys, &senders, started_at).await?;
     crate::log_switch::check(store, log.as_ref(), &config.log.leave, &log_config(config)).await?;
 
     // ── target stage: deliveries log ─► receivers ───────────────────────────────────────────────────────────────────
@@ -192,7 +198,7 @@ pub async fn build(
         tail: Arc::clone(&tail.0),
         configs: Arc::new(ConfigCache::new(NUM_CONFIGS_CACHED_MAX)),
     };
-    let devices = DeviceStage::start(stage_config(config), &device_ports, &handles);
+    let devices = DeviceStage::start(stage_config(config, started_at), &device_ports, &handles);
 
     // ── Redis: what nodes share, if there is one ────────────────────────────────────────────────────────────────────
     let installation = store.cluster_id().await?;
@@ -230,7 +236,7 @@ pub async fn build(
         .with(Arc::new(devices.clone()))
         .with(Arc::new(targets.clone()));
     // ── sources: how an uplink gets in ──────────────────────────────────────────────────────────────────────────────
-    let chirpstack = match source_config(config, &installation) {
+    let chirpstack = match source_config(config, &installation, started_at) {
         None => None,
         Some(source) => {
             let arbiter = Arbiter::new();
@@ -293,10 +299,12 @@ async fn open_log(
     config: &Config,
     keys: &Keys,
     senders: &Arc<Senders>,
+    started_at: Instant,
 ) -> Result<(Arc<dyn Log>, Arc<dyn SenderFactory>), BuildError> {
-    let Some(kafka) = kafka_config(config, &keys.node_id) else {
+    let Some(mut kafka) = kafka_config(config, &keys.node_id) else {
         return Ok((EmbeddedLog::open(log_config(config))?, Arc::clone(senders) as _));
     };
+    kafka.moments = Beat::new(started_at, KAFKA_MOMENTS);
     let log = KafkaLog::open(kafka).await?;
     let senders = LeasedSenders::new(Arc::clone(senders) as _, log.lease());
     Ok((log, senders))
@@ -359,12 +367,14 @@ impl Pipeline {
 }
 
 /// ChirpStack's broker, if it is configured. Every node has the session's one name.
-fn source_config(config: &Config, installation: &str) -> Option<ChirpstackConfig> {
+fn source_config(config: &Config, installation: &str, started_at: Instant) -> Option<ChirpstackConfig> {
     let said = &config.chirpstack;
     let mut source = ChirpstackConfig::new(said.mqtt_url.as_ref()?.reveal(), format!("sluse-{installation}"));
     source.ca_file = said.ca_certificates.clone();
     source.client_certificate = said.client_certificate.clone();
     source.receive_max = said.receive_maximum;
+    let first_moment = started_at + (KAFKA_MOMENTS - KAFKA_HAND_OVER_BEFORE_APPEND);
+    source.moments = config.kafka.is_some().then(|| Beat::new(first_moment, KAFKA_MOMENTS));
     Some(source)
 }
 
@@ -426,7 +436,7 @@ pub(crate) fn kafka_config(config: &Config, node_id: &str) -> Option<KafkaLogCon
     Some(kafka)
 }
 
-fn stage_config(config: &Config) -> DeviceStageConfig {
+fn stage_config(config: &Config, started_at: Instant) -> DeviceStageConfig {
     let window = match config.device.window_age {
         Some(age) => WindowPolicy::Within(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
         None => WindowPolicy::Last(config.device.window_length),
@@ -435,6 +445,7 @@ fn stage_config(config: &Config) -> DeviceStageConfig {
         DeviceStageConfig { window, passivate_after: config.device.passivate_after, ..DeviceStageConfig::default() };
     if config.kafka.is_some() {
         (stage.read_interval, stage.step_interval) = (KAFKA_MOMENTS, KAFKA_MOMENTS);
+        stage.moments_from = Some(started_at + KAFKA_READ_AFTER_APPEND);
     }
     stage
 }

@@ -28,6 +28,7 @@
 //! * **I7** nothing a device, a receiver or a decoder sends can end the process.
 //! * **I8** whoever lost a partition can write nothing for it: steps are fenced by the log, rows by the epoch.
 
+pub mod beat;
 pub mod change;
 pub mod delivery;
 pub mod device;

@@ -18,8 +18,11 @@ pub struct DeviceStageConfig {
     pub limits: WindowLimits,
     /// A step is committed at least this often while there is something to commit.
     pub step_interval: Duration,
-    /// While uplinks come in, all partitions read them this often, at the same moments.
+    /// While uplinks come in, all partitions read them this often, at the same moments. A partition that was idle does not wait for one,
+    /// and a partition that is behind does not either.
     pub read_interval: Duration,
+    /// What the moments are counted from; without it, the stage's start.
+    pub moments_from: Option<std::time::Instant>,
     /// Changed devices are stored this often …
     pub flush_interval: Duration,
     /// … or, while more than `num_flush_soon_max` of them wait, only this often: devices that go on transmitting then cost one row
@@ -52,6 +55,7 @@ impl Default for DeviceStageConfig {
             },
             step_interval: Duration::from_millis(40),
             read_interval: Duration::from_millis(40),
+            moments_from: None,
             flush_interval: Duration::from_secs(1),
             flush_interval_max: Duration::from_secs(10),
             num_flush_soon_max: 64,

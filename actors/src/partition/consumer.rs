@@ -11,6 +11,7 @@ use actix::{
     Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, ResponseActFuture, SpawnHandle, WrapFuture,
 };
 use metrics::counter;
+use sluse_schema::beat::Beat;
 use sluse_schema::id::DeviceId;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::{LogError, ReadBatch, ReadLimit};
@@ -20,7 +21,6 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::beat::Beat;
 use super::config::{DevicePorts, DeviceStageConfig};
 use super::devices::Slot;
 use super::message::{Abandon, Drain};
@@ -212,7 +212,7 @@ impl PartitionConsumer {
     fn take_in(&mut self, batch: ReadBatch, ctx: &mut Context<Self>) {
         self.log_end = batch.end;
         self.is_behind = batch.next < batch.end;
-        self.next_beat = self.beat.after(Instant::now());
+        self.next_beat = self.beat.after(Instant::now().into_std()).into();
         let until = self.replay_until.unwrap_or(Offset(u64::MAX));
         for record in batch.records.into_iter().take_while(|r| r.offset < until) {
             self.hand_out(record, ctx);

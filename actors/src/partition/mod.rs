@@ -1,10 +1,9 @@
 //! Device stage, the partition's side: one consumer per assigned uplinks partition.
 //!
 //! Reading order: [`message`], [`consumer`] (the actor: reads, hands out), [`offsets`] (the window: what is open, what the next step
-//! is), [`beat`] (when partitions read), [`steps`] (committing, and what an unclear outcome means), [`devices`] (activation, panics,
+//! is), [`steps`] (committing, and what an unclear outcome means), [`devices`] (activation, panics,
 //! reload, passivation), [`take`] (what happens at assignment), [`stage`] (all partitions of this node).
 
-pub mod beat;
 pub mod config;
 pub mod consumer;
 pub mod devices;

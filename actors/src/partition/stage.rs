@@ -8,12 +8,12 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, Addr, Context, Handler, Message, ResponseFuture};
 use actix_rt::ArbiterHandle;
 use futures_util::future::join_all;
+use sluse_schema::beat::Beat;
 use sluse_schema::change::ChangeEvent;
 use sluse_schema::partition::PartitionId;
 use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
-use super::beat::Beat;
 use super::config::{DevicePorts, DeviceStageConfig};
 use super::consumer::PartitionConsumer;
 use super::message::{Abandon, Changed, Drain, ReloadAll};
@@ -180,7 +180,8 @@ impl DeviceStage {
     /// Starts the stage on these arbiters, with no partition yet.
     pub fn start(config: DeviceStageConfig, ports: &DevicePorts, arbiters: &[ArbiterHandle]) -> Self {
         assert!(!arbiters.is_empty(), "a stage needs an arbiter to run on");
-        let beat = Beat::every(config.read_interval);
+        let start = config.moments_from.unwrap_or_else(|| Instant::now().into_std());
+        let beat = Beat::new(start, config.read_interval);
         let hosts = arbiters.iter().map(|arbiter| {
             let ports = ports.clone();
             PartitionHost::start_in_arbiter(arbiter, move |_| PartitionHost {

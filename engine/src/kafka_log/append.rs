@@ -10,8 +10,8 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
@@ -20,6 +20,7 @@ use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+use sluse_schema::beat::Beat;
 use sluse_schema::partition::PartitionId;
 use sluse_schema::port::log::LogError;
 use sluse_schema::record::{NewRecord, Offset, Topic};
@@ -29,7 +30,7 @@ use super::answers::{Answer, answers};
 use super::config::{KafkaLogConfig, OpenKafkaError};
 use super::link::{Condition, Link};
 use super::metrics::APPENDS_FAILED;
-use super::native;
+use super::native::{self, Bell};
 use super::own::Run;
 use super::record::{headers_of, key_of};
 use crate::log::metrics::{QUEUE_BYTES, QUEUE_REFUSED, RECORDS_APPENDED};
@@ -40,11 +41,8 @@ const NUM_ROUND_RECORDS_MAX: usize = 5_000;
 const ROUND_BYTES_MAX: usize = 4 << 20;
 /// How long the thread sleeps when nothing waits and nothing is under way.
 const IDLE: Duration = Duration::from_millis(200);
-/// The producer is polled this often while something is under way.
-const POLL: Duration = Duration::from_millis(2);
-/// The moments at which rounds begin lie this far apart: librdkafka makes a request of each round, which costs Kafka and this node
-/// as much for one record as for a hundred. What comes after a pause is sent at once.
-const GATHER: Duration = Duration::from_millis(20);
+/// When librdkafka's queue is full, a record is offered again after this long.
+const FULL: Duration = Duration::from_millis(2);
 
 struct Append {
     records: Vec<NewRecord>,
@@ -55,14 +53,17 @@ struct Append {
 struct Inbox {
     appends: Vec<(PartitionId, Append)>,
     is_closed: bool,
+    /// The thread would like to be woken by an append.
+    is_awaited: bool,
 }
 
 /// Where appends are handed in.
 pub struct Appender {
-    inbox: Arc<(Mutex<Inbox>, Condvar)>,
+    inbox: Arc<Mutex<Inbox>>,
     num_bytes: Arc<AtomicUsize>,
     num_bytes_max: usize,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Thread,
+    handle: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Appender {
@@ -78,10 +79,11 @@ impl Appender {
         condition: &Arc<Condition>,
         durable: impl Fn(PartitionId, Offset, Option<Run>) + Send + 'static,
     ) -> Result<Self, OpenKafkaError> {
-        let context = AppendContext { link: Link::new("append", condition), reports: Mutex::default() };
+        let (link, reports, bell) = (Link::new("append", condition), Mutex::default(), Bell::default());
+        let context = AppendContext { link, reports, bell };
         let producer = BaseProducer::from_config_and_context(&config.appender(), context)
             .map_err(|error| OpenKafkaError::Config(error.to_string()))?;
-        let inbox = Arc::new((Mutex::new(Inbox::default()), Condvar::new()));
+        let inbox = Arc::<Mutex<Inbox>>::default();
         let num_bytes = Arc::new(AtomicUsize::new(0));
         let worker = Worker {
             producer,
@@ -89,12 +91,13 @@ impl Appender {
             inbox: Arc::clone(&inbox),
             num_bytes: Arc::clone(&num_bytes),
             lanes: (0..config.num_partitions).map(|_| Lane::default()).collect(),
+            moments: config.moments,
             next_moment: Instant::now(),
             durable: Box::new(durable),
         };
-        let thread = std::thread::Builder::new().name("sluse-append".into()).spawn(move || worker.run())?;
-        let num_bytes_max = config.queue_bytes_max;
-        Ok(Self { inbox, num_bytes, num_bytes_max, thread: Mutex::new(Some(thread)) })
+        let handle = std::thread::Builder::new().name("sluse-append".into()).spawn(move || worker.run())?;
+        let (thread, num_bytes_max) = (handle.thread().clone(), config.queue_bytes_max);
+        Ok(Self { inbox, num_bytes, num_bytes_max, thread, handle: Mutex::new(Some(handle)) })
     }
 
     /// Hands records of several partitions in; the order of calls is the order in each partition. The answers, one for each part, come
@@ -104,8 +107,7 @@ impl Appender {
         parts: Vec<(PartitionId, Vec<NewRecord>)>,
     ) -> Result<oneshot::Receiver<Vec<Result<Offset, LogError>>>, LogError> {
         let num_bytes: usize = parts.iter().flat_map(|(_, records)| records).map(NewRecord::num_bytes).sum();
-        let (inbox, wake) = &*self.inbox;
-        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if inbox.is_closed {
             return Err(LogError::Unavailable("the log is closed".into()));
         }
@@ -119,18 +121,20 @@ impl Appender {
         for ((partition, records), answer) in parts.into_iter().zip(answers) {
             inbox.appends.push((partition, Append { records, answer }));
         }
+        let is_awaited = std::mem::take(&mut inbox.is_awaited);
         drop(inbox);
-        wake.notify_one();
+        if is_awaited {
+            self.thread.unpark();
+        }
         Ok(answered)
     }
 
     /// Takes nothing more, finishes what waits, and ends the thread. Blocks up to `append_within`.
     pub fn close(&self) {
-        let (inbox, wake) = &*self.inbox;
-        inbox.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
-        wake.notify_one();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
+        self.thread.unpark();
+        let handle = self.handle.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if handle.is_some_and(|handle| handle.join().is_err()) {
             tracing::error!("the thread that appends to Kafka has panicked");
         }
     }
@@ -150,6 +154,13 @@ struct AppendContext {
     link: Link,
     /// Partition, place in the round, outcome.
     reports: Mutex<Vec<(usize, usize, Outcome)>>,
+    bell: Bell,
+}
+
+impl AsRef<Bell> for AppendContext {
+    fn as_ref(&self) -> &Bell {
+        &self.bell
+    }
 }
 
 impl ClientContext for AppendContext {
@@ -196,28 +207,26 @@ struct Lane {
 struct Worker {
     producer: BaseProducer<AppendContext>,
     topic: String,
-    inbox: Arc<(Mutex<Inbox>, Condvar)>,
+    inbox: Arc<Mutex<Inbox>>,
     num_bytes: Arc<AtomicUsize>,
     lanes: Vec<Lane>,
-    /// When rounds may begin again.
+    moments: Beat,
+    /// When rounds may begin again: librdkafka makes a request of each partition's. What comes after a pause is sent at once.
     next_moment: Instant,
     durable: Box<dyn Fn(PartitionId, Offset, Option<Run>) + Send>,
 }
 
 impl Worker {
     fn run(mut self) {
+        native::wake_me(&self.producer);
         loop {
-            let is_closed = self.take_in(!self.is_busy());
+            let is_closed = self.take_in();
             self.begin_rounds(is_closed);
-            if self.is_busy() {
-                native::serve_after(&self.producer, POLL);
-                self.note_reports();
-            } else {
-                if is_closed {
-                    return;
-                }
-                native::serve(&self.producer);
+            if is_closed && !self.is_busy() {
+                return;
             }
+            self.wait();
+            self.note_reports();
             gauge!(QUEUE_BYTES).set(self.num_bytes.load(Ordering::Relaxed) as f64);
         }
     }
@@ -234,7 +243,7 @@ impl Worker {
                 lane.is_due |= !lane.waiting.is_empty();
             }
             if self.lanes.iter().any(|lane| lane.is_due) {
-                self.next_moment = now + GATHER;
+                self.next_moment = self.moments.after(now);
             }
         }
         for partition in 0..self.lanes.len() {
@@ -242,13 +251,26 @@ impl Worker {
         }
     }
 
-    /// Puts what came in into its lanes; waits for something when there is nothing else to do. `true` once closed.
-    fn take_in(&mut self, may_wait: bool) -> bool {
-        let (inbox, wake) = &*self.inbox;
-        let mut inbox = inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if may_wait && inbox.appends.is_empty() && !inbox.is_closed {
-            inbox = wake.wait_timeout(inbox, IDLE).unwrap_or_else(PoisonError::into_inner).0;
+    /// Waits for a report, for the moment at which rounds begin again, or, if that has passed, for an append.
+    fn wait(&self) {
+        let until_moment = self.next_moment.saturating_duration_since(Instant::now());
+        if until_moment.is_zero() {
+            let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+            inbox.is_awaited = true;
+            if !inbox.appends.is_empty() || inbox.is_closed && !self.is_busy() {
+                return;
+            }
+            drop(inbox);
+            native::serve_when_reported(&self.producer, IDLE);
+        } else {
+            native::serve_when_reported(&self.producer, until_moment);
         }
+    }
+
+    /// Puts what came in into its lanes. `true` once closed.
+    fn take_in(&mut self) -> bool {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.is_awaited = false;
         let (appends, is_closed) = (std::mem::take(&mut inbox.appends), inbox.is_closed);
         drop(inbox);
         for (partition, append) in appends {
@@ -312,7 +334,7 @@ impl Worker {
                 Ok(()) => return Ok(()),
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     sent = back;
-                    native::serve_after(&self.producer, POLL);
+                    native::serve_after(&self.producer, FULL);
                 }
                 Err((error, _)) => return Err(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::InvalidArgument)),
             }

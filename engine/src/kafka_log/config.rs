@@ -4,11 +4,12 @@
 //! outside; how to reach the brokers (TLS, SASL, sockets, compression) is passed through.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
+use sluse_schema::beat::Beat;
 use sluse_schema::record::Topic;
 use sluse_schema::secret::Secret;
 
@@ -66,6 +67,8 @@ pub struct KafkaLogConfig {
     pub revoke_within: Duration,
     /// Newest records kept in memory per partition of each topic.
     pub tail_cache_bytes_max: usize,
+    /// When rounds of appends begin while appends keep coming.
+    pub moments: Beat,
     /// Appends that wait; beyond this they are refused as unavailable.
     pub queue_bytes_max: usize,
 }
@@ -87,6 +90,7 @@ impl KafkaLogConfig {
             transaction_timeout: Duration::from_secs(10),
             revoke_within: Duration::from_millis(8_500),
             tail_cache_bytes_max: 4 << 20,
+            moments: Beat::new(Instant::now(), Duration::from_millis(50)),
             queue_bytes_max: 64 << 20,
         }
     }

@@ -1,7 +1,9 @@
 //! What librdkafka offers and the `rdkafka` crate does not pass on.
 #![allow(unsafe_code, reason = "calls into librdkafka through the crate's own bindings")]
 
-use std::ffi::{CStr, CString, c_char};
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::sync::OnceLock;
+use std::thread::Thread;
 use std::time::Duration;
 
 use rdkafka::bindings;
@@ -10,6 +12,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
+
+/// What is reported this soon after another report is served together with it.
+const REPORTS_WITHIN: Duration = Duration::from_millis(1);
 
 /// The generation in which the group knows this member; negative while it knows it in none.
 fn generation<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> i32 {
@@ -152,6 +157,30 @@ unsafe fn text_of(text: *const c_char) -> String {
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
+/// Wakes the thread that serves a producer; a part of the producer's context.
+#[derive(Debug, Default)]
+pub struct Bell(OnceLock<Thread>);
+
+/// From now on, whenever something comes to be reported while nothing waited, this thread is woken where it is parked.
+pub fn wake_me<C: ProducerContext + AsRef<Bell>>(producer: &BaseProducer<C>) {
+    unsafe extern "C" fn ring(_: *mut bindings::rd_kafka_t, bell: *mut c_void) {
+        // SAFETY: see below.
+        let bell = unsafe { &*bell.cast_const().cast::<Bell>() };
+        if let Some(thread) = bell.0.get() {
+            thread.unpark();
+        }
+    }
+    let bell: &Bell = producer.context().as_ref().as_ref();
+    bell.0.get_or_init(std::thread::current);
+    // SAFETY: the bell is part of the context, which the crate keeps until it has destroyed the client, and with that the queue and the
+    // threads that ring. The reference to the queue is ours and is given back once.
+    unsafe {
+        let queue = bindings::rd_kafka_queue_get_main(producer.client().native_ptr());
+        bindings::rd_kafka_queue_cb_event_enable(queue, Some(ring), std::ptr::from_ref(bell).cast_mut().cast());
+        bindings::rd_kafka_queue_destroy(queue);
+    }
+}
+
 /// Serves everything that the producer has to report by now; never waits.
 ///
 /// Not [`BaseProducer::poll`] with a time to wait: what is left of that time below a millisecond it spends turning in a loop (rdkafka 0.39
@@ -170,7 +199,14 @@ pub fn serve<C: ProducerContext>(producer: &BaseProducer<C>) {
     unsafe { bindings::rd_kafka_queue_destroy(queue) };
 }
 
-/// Waits, then serves the producer: what is to be done again and again while something is on its way.
+/// Waits for reports, at most that long, then serves the producer. To be called by the thread that [`wake_me`] was called by.
+pub fn serve_when_reported<C: ProducerContext>(producer: &BaseProducer<C>, at_most: Duration) {
+    std::thread::park_timeout(at_most);
+    // The reports of several partitions come one after another.
+    serve_after(producer, REPORTS_WITHIN);
+}
+
+/// Waits, then serves the producer.
 pub fn serve_after<C: ProducerContext>(producer: &BaseProducer<C>, wait: Duration) {
     std::thread::sleep(wait);
     serve(producer);

@@ -257,7 +257,8 @@ mod tests {
         /// Exactly what was committed stands in the stretch, as far as it reaches.
         fn check(&self) -> Result<(), TestCaseError> {
             let is_committed = |entry: &Entry| matches!(entry, Entry::Record(t) if self.fates[*t] == Fate::Committed);
-            let places = (0u64..).zip(&self.log).filter(|(place, entry)| *place < self.reel.next().0 && is_committed(entry));
+            let places =
+                (0u64..).zip(&self.log).filter(|(place, entry)| *place < self.reel.next().0 && is_committed(entry));
             let expected: Vec<u64> = places.map(|(place, _)| place).collect();
             prop_assert_eq!(&self.put_in, &expected);
             Ok(())

@@ -426,13 +426,7 @@ impl Worker {
 }
 
 /// Moves records from a queue into the view until one of them has no more.
-fn empty(
-    consumer: &Consumer,
-    session: &mut Session,
-    view: &View,
-    side: Side,
-    topic: &str,
-) -> Emptied {
+fn empty(consumer: &Consumer, session: &mut Session, view: &View, side: Side, topic: &str) -> Emptied {
     let mut records: Vec<Record> = Vec::new();
     loop {
         // What this node wrote may be there already.

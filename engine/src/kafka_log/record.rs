@@ -5,9 +5,12 @@ use bytes::Bytes;
 use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message, OwnedHeaders};
 use sluse_schema::record::{HeaderName, Headers, NewRecord, Offset, Record};
 
+/// No record has more; with fewer, librdkafka makes room again and again.
+const NUM_HEADERS: usize = 16;
+
 /// The headers of a record that is to be sent.
 pub fn headers_of(record: &NewRecord) -> OwnedHeaders {
-    record.headers.iter().fold(OwnedHeaders::new(), |headers, (name, text)| {
+    record.headers.iter().fold(OwnedHeaders::new_with_capacity(NUM_HEADERS), |headers, (name, text)| {
         headers.insert(Header { key: name.as_str(), value: Some(text) })
     })
 }

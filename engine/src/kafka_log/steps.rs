@@ -334,7 +334,11 @@ impl Worker {
             let outputs = steps.iter().flat_map(|p| p.step.outputs.iter());
             let records: Vec<_> = outputs.filter(|(p, _)| *p == partition).map(|(_, new)| new.clone()).collect();
             let first = written.contiguous_from(records.len());
-            self.ends.delivered(partition, written.newest, first.map(|first| Run { first, records, is_transaction: true }));
+            self.ends.delivered(
+                partition,
+                written.newest,
+                first.map(|first| Run { first, records, is_transaction: true }),
+            );
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The transactional producer: made, made known to Kafka, used for one transaction at a time, and made anew when it is of no more use.
 //!
-//! It is polled every two milliseconds while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
+//! It is served when librdkafka has something to report while records are on their way; `commit` and `abort` of librdkafka are called only when nothing is, since
 //! they wait in long steps otherwise. Positions are added on a thread of their own: librdkafka does not keep the limit of time for that
 //! while the group's coordinator is a broker that has left the cluster, and comes back when some other connection changes, or never
 //! (librdkafka #5456, #5511). A producer that is stuck there is left to its thread; its transaction is never committed.
@@ -24,11 +24,13 @@ use super::claim::Claim;
 use super::config::KafkaLogConfig;
 use super::link::{Condition, Link};
 use super::metrics::PRODUCERS_RENEWED;
-use super::native;
+use super::native::{self, Bell};
 use super::record::{headers_of, key_of};
 use crate::log::metrics::RECORDS_APPENDED;
 
-/// The producer is polled this often while records are on their way.
+/// While records are on their way, the limit of time is looked at this often though nothing is reported.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// What has to be tried again, or was called off, is looked at this often.
 const POLL: Duration = Duration::from_millis(2);
 /// One try to make a producer known.
 const INIT_WITHIN: Duration = Duration::from_secs(5);
@@ -135,9 +137,12 @@ impl Producer {
             }
         }
         if self.current.is_none() {
-            let context = StepContext { link: Link::new("step", &self.condition), reports: Mutex::default() };
-            let made = BaseProducer::from_config_and_context(&self.config.stepper(), context);
-            self.current = Some((Arc::new(made.map_err(|error| error.to_string())?), false));
+            let (link, reports, bell) = (Link::new("step", &self.condition), Mutex::default(), Bell::default());
+            let made =
+                BaseProducer::from_config_and_context(&self.config.stepper(), StepContext { link, reports, bell });
+            let made = made.map_err(|error| error.to_string())?;
+            native::wake_me(&made);
+            self.current = Some((Arc::new(made), false));
         }
         let Some((producer, is_known)) = &mut self.current else { return Err("no producer".to_owned()) };
         match producer.init_transactions(INIT_WITHIN) {
@@ -291,7 +296,7 @@ fn fill<'a>(
         send(producer, topic, *partition, record)?;
     }
     while producer.in_flight_count() > 0 {
-        native::serve_after(producer, POLL);
+        native::serve_when_reported(producer, LOOK_EVERY);
         if let Some(code) = producer.context().failed() {
             return Err(KafkaError::MessageProduction(code).into());
         }
@@ -374,6 +379,13 @@ impl Reports {
 struct StepContext {
     link: Link,
     reports: Mutex<Reports>,
+    bell: Bell,
+}
+
+impl AsRef<Bell> for StepContext {
+    fn as_ref(&self) -> &Bell {
+        &self.bell
+    }
 }
 
 impl StepContext {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use sluse_schema::beat::Beat;
 use sluse_schema::port::{GatewayStore, Intake};
 use sluse_schema::secret::Secret;
 use sluse_schema::wire::chirpstack::PACKET_BYTES_MAX;
@@ -53,6 +54,9 @@ pub struct ChirpstackConfig {
     pub batch_events_max: usize,
     /// Batches under way at once.
     pub num_batches_max: usize,
+    /// When batches are handed over while events keep coming; without it, as soon as they may be. For a log that takes them at moments:
+    /// what is handed over between two of them waits, and keeps back what comes behind it.
+    pub moments: Option<Beat>,
 }
 
 impl ChirpstackConfig {
@@ -67,6 +71,7 @@ impl ChirpstackConfig {
             session_expiry_s: 7 * 24 * 3600,
             batch_events_max: 500,
             num_batches_max: 4,
+            moments: None,
         }
     }
 

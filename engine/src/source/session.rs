@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{ConnAck, DisconnectReasonCode, Filter, Packet, Publish, SubAck, SubscribeReasonCode};
+use sluse_schema::beat::Beat;
 use sluse_schema::port::{GatewayState, Intake, RefusedArrival};
 use sluse_schema::uplink::EventType;
 use sluse_schema::wire::chirpstack::{gateway_of_state_topic, parse_conn_state};
@@ -87,6 +88,9 @@ pub(super) struct Session {
     metrics: Arc<SourceMetrics>,
     lanes: Lanes<Arrived>,
     batches: JoinSet<BatchDone>,
+    moments: Option<Beat>,
+    /// Before it nothing is handed over, unless a batch is full.
+    next_moment: Instant,
     /// Arrivals in the window at which reading stops.
     window_max: usize,
     /// Counts connections.
@@ -128,6 +132,8 @@ impl Session {
             metrics: Arc::new(SourceMetrics::new()),
             lanes: Lanes::new(config.num_batches_max, config.batch_events_max),
             batches: JoinSet::new(),
+            moments: config.moments,
+            next_moment: Instant::now(),
             window_max: usize::from(config.receive_max) * 2,
             connection: 0,
             was_ever_connected: false,
@@ -204,9 +210,12 @@ impl Session {
                 }
             }
         };
-        if !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
+        let is_due = connection.closing.is_some() || Instant::now() >= self.next_moment;
+        if is_due && !matches!(connection.closing, Some(SessionEnd::Later { .. })) {
             self.hand_over();
         }
+        let is_awaiting_moment = !is_due && self.lanes.num_waiting() > 0;
+        let next_moment = self.next_moment;
         connection.put_due_acks()?;
         if connection.closing.is_some() && self.is_idle() {
             connection.say_goodbye()?;
@@ -221,6 +230,7 @@ impl Session {
                 }
                 Ok(())
             }
+            () = sleep_until(next_moment), if is_awaiting_moment => Ok(()),
             () = stopping.cancelled(), if connection.closing.is_none() => {
                 connection.closing = Some(SessionEnd::Stopped);
                 Ok(())
@@ -319,6 +329,9 @@ impl Session {
 
     /// Starts batches in every lane that has none under way.
     fn hand_over(&mut self) {
+        if let Some(moments) = self.moments.filter(|_| self.lanes.num_waiting() > 0) {
+            self.next_moment = moments.after(std::time::Instant::now()).into();
+        }
         while let Some((lane, batch)) = self.lanes.next_batch() {
             let (intake, metrics) = (Arc::clone(&self.intake), Arc::clone(&self.metrics));
             self.batches.spawn(take_in(intake, metrics, lane, self.connection, batch));

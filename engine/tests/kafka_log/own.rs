@@ -11,7 +11,9 @@ use sluse_schema::port::log::{Log, ReadLimit};
 use sluse_schema::record::{Offset, Step, Topic};
 use tokio::task::JoinHandle;
 
-use crate::fixture::{P0, append, commit, config, deliveries, fresh_prefix, open, record, shared, texts, until, uplinks};
+use crate::fixture::{
+    P0, append, commit, config, deliveries, fresh_prefix, open, record, shared, texts, until, uplinks,
+};
 use crate::group::{Node, are_shared};
 
 /// Reads along at the end of a partition until told that it has to contain nothing more than so many records.
