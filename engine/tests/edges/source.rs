@@ -7,6 +7,7 @@ use std::time::Duration;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::{AsyncClient, MqttOptions};
 use sluse_engine::source::{ChirpstackConfig, ChirpstackSource};
+use sluse_schema::beat::Beat;
 use sluse_schema::id::{DevEui, DeviceKey, GatewayId};
 use sluse_schema::uplink::{EventType, SourceKind};
 use sluse_schema::wire::chirpstack::ConnState;
@@ -172,6 +173,29 @@ async fn ten_thousand_events_with_a_slow_log_are_complete_in_order_and_bounded()
     // Mosquitto 2.0.11 itself goes beyond the Receive Maximum (863 unacknowledged of 300 seen); reading stops at twice as much.
     assert!(intake.num_open_max.load(Ordering::SeqCst) <= 600, "{:?}", intake.num_open_max);
     assert!(intake.num_calls.load(Ordering::SeqCst) < 3000, "not gathered: {:?} calls", intake.num_calls);
+    assert!(source.stop(STOP).await);
+}
+
+#[tokio::test]
+async fn between_moments_events_wait_together_but_for_the_first_after_a_pause() {
+    let (broker, intake) = (Broker::start().await, RecordingIntake::new());
+    let moments = Some(Beat::new(std::time::Instant::now(), Duration::from_secs(600)));
+    let source = start(ChirpstackConfig { moments, ..config(&broker) }, &intake).await;
+    let mut publisher = Publisher::connect(broker.port).await;
+    let mut events = uplinks(20, 10);
+    publisher.publish_all(events.by_ref().take(1)).await;
+    intake.wait_for(1).await;
+    wait_until("acknowledged", || source.health().num_unacknowledged == 0).await;
+    publisher.publish_all(events).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(intake.num_accepted(), 1);
+    // What was read by now is taken in, in one batch of each lane; the rest, if there is any, is the next connection's.
+    assert!(source.stop(STOP).await);
+    let num_calls = intake.num_calls.load(Ordering::SeqCst);
+    assert!(num_calls <= 1 + config(&broker).num_batches_max, "{num_calls} calls");
+    let source = start(config(&broker), &intake).await;
+    wait_until("complete", || intake.first_ids_by_device().values().map(Vec::len).sum::<usize>() == 200).await;
+    assert_complete_and_in_order(&intake, 20, 10);
     assert!(source.stop(STOP).await);
 }
 
