@@ -28,10 +28,20 @@ pub struct Run {
     pub is_transaction: bool,
 }
 
-impl Run {
+/// Where a run stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    first: Offset,
     /// The offset behind the last record.
-    fn next(&self) -> Offset {
-        Offset(self.first.0 + self.records.len() as u64)
+    next: Offset,
+    is_transaction: bool,
+}
+
+impl Run {
+    /// Where it stands.
+    pub fn span(&self) -> Span {
+        let next = Offset(self.first.0 + self.records.len() as u64);
+        Span { first: self.first, next, is_transaction: self.is_transaction }
     }
 }
 
@@ -49,13 +59,13 @@ pub struct OwnRuns {
 
 impl OwnRuns {
     /// A run came.
-    pub fn note(&mut self, run: &Run, now: Instant) {
+    pub fn note(&mut self, run: Span, now: Instant) {
         if !self.next.is_some_and(|next| self.follows(next, run.first)) {
             self.since = None;
         }
         self.since.get_or_insert(now);
         self.last_at = Some(now);
-        (self.next, self.has_mark) = (Some(run.next()), run.is_transaction);
+        (self.next, self.has_mark) = (Some(run.next), run.is_transaction);
     }
 
     /// This node wrote something of which it does not know where it stands.
@@ -121,11 +131,11 @@ mod tests {
         assert_eq!(offsets(&own, run(5, 2, true), 6), [6], "the reader was there first");
         assert_eq!(offsets(&own, run(5, 2, true), 7), Vec::<u64>::new());
         assert_eq!(offsets(&own, run(5, 2, true), 4), Vec::<u64>::new(), "nothing is known of 4");
-        own.note(&run(5, 2, true), Instant::now());
+        own.note(run(5, 2, true).span(), Instant::now());
         assert_eq!(offsets(&own, run(8, 1, true), 7), [8], "7 is the mark of the transaction before");
         assert_eq!(offsets(&own, run(9, 1, true), 7), Vec::<u64>::new());
         assert_eq!(offsets(&own, run(9, 1, true), 8), Vec::<u64>::new(), "8 is somebody else's");
-        own.note(&run(5, 2, false), Instant::now());
+        own.note(run(5, 2, false).span(), Instant::now());
         assert_eq!(offsets(&own, run(8, 1, false), 7), Vec::<u64>::new(), "what is no transaction has no mark");
         let full = Reel::new(Offset(7), 0);
         let mut behind = full;
@@ -141,14 +151,14 @@ mod tests {
         let mut next = 0;
         for ms in (0..2_000).step_by(50) {
             assert!(!own.suffice(Offset(next), at(ms)));
-            own.note(&run(next, 2, false), at(ms));
+            own.note(run(next, 2, false).span(), at(ms));
             next += 2;
         }
         assert!(own.suffice(Offset(next), at(2_000)));
         assert!(!own.suffice(Offset(next - 1), at(2_000)), "the last one was not put in");
         assert!(own.suffice(Offset(next), at(2_049)));
         assert!(!own.suffice(Offset(next), at(2_050)), "silence");
-        own.note(&run(next + 1, 1, false), at(2_000));
+        own.note(run(next + 1, 1, false).span(), at(2_000));
         assert!(!own.suffice(Offset(next + 2), at(2_000)), "a gap");
     }
 
@@ -230,11 +240,12 @@ mod tests {
                     return;
                 }
                 let run = run(first, num, self.is_transactional);
-                for record in self.own.new_records(run.clone(), &self.reel) {
+                let span = run.span();
+                for record in self.own.new_records(run, &self.reel) {
                     self.put_in.push(record.offset.0);
                     self.reel.push(record);
                 }
-                self.own.note(&run, Instant::now());
+                self.own.note(span, Instant::now());
             }
         }
 

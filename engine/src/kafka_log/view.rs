@@ -167,10 +167,11 @@ impl View {
         let mut records = Vec::new();
         match run {
             Some(run) => {
+                let span = run.span();
                 if live.is_open && live.wanted.is_none() {
-                    records = live.own.new_records(run.clone(), &live.reel);
+                    records = live.own.new_records(run, &live.reel);
                 }
-                live.own.note(&run, now);
+                live.own.note(span, now);
             }
             None => live.own.lose(),
         }
