@@ -255,6 +255,10 @@ impl Worker {
     fn wait(&self) {
         let until_moment = self.next_moment.saturating_duration_since(Instant::now());
         if until_moment.is_zero() {
+            // The moment came after the lanes were looked at.
+            if self.lanes.iter().any(|lane| lane.round.is_none() && !lane.waiting.is_empty()) {
+                return;
+            }
             let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
             inbox.is_awaited = true;
             if !inbox.appends.is_empty() || inbox.is_closed && !self.is_busy() {

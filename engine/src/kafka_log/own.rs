@@ -137,10 +137,9 @@ mod tests {
         assert_eq!(offsets(&own, run(9, 1, true), 8), Vec::<u64>::new(), "8 is somebody else's");
         own.note(run(5, 2, false).span(), Instant::now());
         assert_eq!(offsets(&own, run(8, 1, false), 7), Vec::<u64>::new(), "what is no transaction has no mark");
-        let full = Reel::new(Offset(7), 0);
-        let mut behind = full;
-        behind.push(new(0).at(Offset(7)));
-        assert!(own.new_records(run(8, 1, false), &behind).is_empty(), "there is no room");
+        let mut full = Reel::new(Offset(7), 0);
+        full.push(new(0).at(Offset(7)));
+        assert!(own.new_records(run(8, 1, false), &full).is_empty(), "there is no room");
     }
 
     #[test]

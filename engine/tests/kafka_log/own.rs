@@ -16,7 +16,7 @@ use crate::fixture::{
 };
 use crate::group::{Node, are_shared};
 
-/// Reads along at the end of a partition until told that it has to contain nothing more than so many records.
+/// Reads along at the end of partition 0 until it is told to stop at the end of then.
 struct Following {
     is_over: Arc<AtomicBool>,
     reading: JoinHandle<Vec<String>>,
