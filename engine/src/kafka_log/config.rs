@@ -90,7 +90,7 @@ impl KafkaLogConfig {
             transaction_timeout: Duration::from_secs(10),
             revoke_within: Duration::from_millis(8_500),
             tail_cache_bytes_max: 4 << 20,
-            moments: Beat::new(Instant::now(), Duration::from_millis(50)),
+            moments: Beat::new(Instant::now(), Duration::from_millis(80)),
             queue_bytes_max: 64 << 20,
         }
     }
