@@ -16,7 +16,7 @@ use super::reel::Reel;
 
 /// The reader rests when all that came for this long was this node's own.
 const REST_AFTER: Duration = Duration::from_secs(2);
-/// It goes on when none came for this long.
+/// It goes on when none came for this long: longer than from one moment of appends to the next, or it would never rest.
 pub const SILENT_AFTER: Duration = Duration::from_millis(100);
 
 /// Records of this node that stand one behind the other in one partition, with nothing between them.
