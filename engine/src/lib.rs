@@ -15,6 +15,7 @@ pub mod log_switch;
 pub mod login;
 pub mod lorawan_jobs;
 pub mod mail;
+pub mod memory;
 pub mod metrics;
 pub mod pipeline;
 pub mod probe;

@@ -33,6 +33,7 @@ use crate::config::{Config, Durability as ConfiguredDurability, SenderLimit};
 use crate::data_dir::Keys;
 use crate::decoder::{DecoderConfig, DecoderPool};
 use crate::identity::Identities;
+use crate::kafka_log::own::SILENT_AFTER;
 use crate::kafka_log::{KafkaLog, KafkaLogConfig, LeasedSenders};
 use crate::log::{Durability, EmbeddedLog, EmbeddedLogConfig};
 use crate::login::{Kombit, LogInSettingsError, Oidc};
@@ -57,7 +58,9 @@ const NUM_CONFIGS_CACHED_MAX: usize = 200_000;
 /// The moments at which rounds of appends begin on Kafka, and those at which partitions read, their steps with them: a request costs this
 /// node and Kafka as much for one record as for a hundred, and a transaction what 50 uplinks cost otherwise. At 50 ms an uplink costs this
 /// node a seventh and Kafka a third more, and is delivered 20 ms sooner; beyond 80 ms little is saved.
-const KAFKA_MOMENTS: Duration = Duration::from_millis(80);
+pub const KAFKA_MOMENTS: Duration = Duration::from_millis(80);
+const _: () =
+    assert!(SILENT_AFTER.as_millis() >= 2 * KAFKA_MOMENTS.as_millis(), "or what this node wrote is fetched back");
 /// The events of the broker are handed over shortly before.
 const KAFKA_HAND_OVER_BEFORE_APPEND: Duration = Duration::from_millis(5);
 /// A round is durable by then, mostly: it is read at once.

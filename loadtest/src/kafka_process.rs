@@ -238,8 +238,10 @@ impl Kafka {
         )
     }
 
-    fn java(&self) -> Command {
+    fn java(&self, broker: &Broker) -> Command {
         let mut java = Command::new("java");
+        // A broker that is killed leaves there what it has unpacked.
+        java.arg(format!("-Djava.io.tmpdir={}", broker.dir.display()));
         java.args(["-Xmx256m", "-Xms64m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xshare:auto"])
             .args(["-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true"])
             .arg("-Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info")
@@ -260,7 +262,7 @@ impl Kafka {
             fs::write(broker.dir.join("tls.pem"), pem)?;
         }
         let formatted = self
-            .java()
+            .java(broker)
             .args(["kafka.tools.StorageTool", "format", "-t", &self.cluster_id, "-c"])
             .arg(&config)
             .stdin(Stdio::null())
@@ -277,7 +279,7 @@ impl Kafka {
 
     /// Starts broker `i`; gives the length of its log before.
     fn spawn(&mut self, i: usize) -> io::Result<u64> {
-        let (java, log_file) = (self.java(), self.log_file(i));
+        let (java, log_file) = (self.java(&self.brokers[i]), self.log_file(i));
         let broker = &mut self.brokers[i];
         let log: File = OpenOptions::new().create(true).append(true).open(log_file)?;
         let log_from = log.metadata()?.len();

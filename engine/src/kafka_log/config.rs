@@ -13,6 +13,8 @@ use sluse_schema::beat::Beat;
 use sluse_schema::record::Topic;
 use sluse_schema::secret::Secret;
 
+use super::reel::Limits;
+
 /// librdkafka's properties that may be set from outside: names, or beginnings of names.
 const PASSED_THROUGH: [&str; 16] = [
     "security.protocol",
@@ -65,8 +67,8 @@ pub struct KafkaLogConfig {
     pub transaction_timeout: Duration,
     /// How long a revocation may take; below the session timeout.
     pub revoke_within: Duration,
-    /// Newest records kept in memory per partition of each topic.
-    pub tail_cache_bytes_max: usize,
+    /// Records in memory per partition of each topic that nobody has read yet.
+    pub unread_bytes_max: usize,
     /// When rounds of appends begin while appends keep coming.
     pub moments: Beat,
     /// Appends that wait; beyond this they are refused as unavailable.
@@ -89,7 +91,7 @@ impl KafkaLogConfig {
             session_timeout: Duration::from_secs(10),
             transaction_timeout: Duration::from_secs(10),
             revoke_within: Duration::from_millis(8_500),
-            tail_cache_bytes_max: 4 << 20,
+            unread_bytes_max: 2 << 20,
             moments: Beat::new(Instant::now(), Duration::from_millis(80)),
             queue_bytes_max: 64 << 20,
         }
@@ -98,6 +100,17 @@ impl KafkaLogConfig {
     /// The topic's name on this cluster.
     pub fn topic(&self, topic: Topic) -> String {
         format!("{}{}", self.prefix, topic.name())
+    }
+
+    /// What a partition of this topic may hold in memory.
+    pub fn in_memory(&self, topic: Topic) -> Limits {
+        let num_read_bytes_max = match topic {
+            // Read once, by the partition's consumer.
+            Topic::Uplinks => 256 << 10,
+            // Its consumer reads on while a target that has become lagging reads what came just before.
+            Topic::Deliveries => 1 << 20,
+        };
+        Limits { num_unread_bytes_max: self.unread_bytes_max, num_read_bytes_max }
     }
 
     /// The consumer group of all nodes.

@@ -93,7 +93,7 @@ impl KafkaLog {
         };
         let views = |topic| -> Vec<Arc<View>> {
             let observe = || (topic == Topic::Deliveries).then(observe_deliveries);
-            let view = |p| Arc::new(View::new(topic, PartitionId(p), config.tail_cache_bytes_max, observe()));
+            let view = |p| Arc::new(View::new(topic, PartitionId(p), config.in_memory(topic), observe()));
             (0..config.num_partitions).map(view).collect()
         };
         let views: Views = Arc::new([views(Topic::Uplinks), views(Topic::Deliveries)]);

@@ -17,7 +17,7 @@ use super::reel::Reel;
 /// The reader rests when all that came for this long was this node's own.
 const REST_AFTER: Duration = Duration::from_secs(2);
 /// It goes on when none came for this long: longer than from one moment of appends to the next, or it would never rest.
-pub const SILENT_AFTER: Duration = Duration::from_millis(100);
+pub const SILENT_AFTER: Duration = Duration::from_millis(200);
 
 /// Records of this node that stand one behind the other in one partition, with nothing between them.
 #[derive(Clone, Debug)]
@@ -111,6 +111,8 @@ mod tests {
     use proptest::prelude::*;
     use sluse_schema::record::Headers;
 
+    use crate::kafka_log::reel::Limits;
+
     fn new(number: usize) -> NewRecord {
         let value = Bytes::from(number.to_string());
         NewRecord { key: 1, timestamp_ms: 0, headers: Headers::default(), value }
@@ -120,8 +122,12 @@ mod tests {
         Run { first: Offset(first), records: (0..num).map(new).collect(), is_transaction }
     }
 
+    fn limits(num_bytes_max: usize) -> Limits {
+        Limits { num_unread_bytes_max: num_bytes_max, num_read_bytes_max: num_bytes_max }
+    }
+
     fn offsets(own: &OwnRuns, run: Run, end: u64) -> Vec<u64> {
-        own.new_records(run, &Reel::new(Offset(end), 1_000)).iter().map(|record| record.offset.0).collect()
+        own.new_records(run, &Reel::new(Offset(end), limits(500))).iter().map(|record| record.offset.0).collect()
     }
 
     #[test]
@@ -137,7 +143,7 @@ mod tests {
         assert_eq!(offsets(&own, run(9, 1, true), 8), Vec::<u64>::new(), "8 is somebody else's");
         own.note(run(5, 2, false).span(), Instant::now());
         assert_eq!(offsets(&own, run(8, 1, false), 7), Vec::<u64>::new(), "what is no transaction has no mark");
-        let mut full = Reel::new(Offset(7), 0);
+        let mut full = Reel::new(Offset(7), limits(0));
         full.push(new(0).at(Offset(7)));
         assert!(own.new_records(run(8, 1, false), &full).is_empty(), "there is no room");
     }
@@ -155,8 +161,8 @@ mod tests {
         }
         assert!(own.suffice(Offset(next), at(2_000)));
         assert!(!own.suffice(Offset(next - 1), at(2_000)), "the last one was not put in");
-        assert!(own.suffice(Offset(next), at(2_049)));
-        assert!(!own.suffice(Offset(next), at(2_050)), "silence");
+        assert!(own.suffice(Offset(next), at(2_149)));
+        assert!(!own.suffice(Offset(next), at(2_150)), "silence");
         own.note(run(next + 1, 1, false).span(), at(2_000));
         assert!(!own.suffice(Offset(next + 2), at(2_000)), "a gap");
     }
@@ -290,7 +296,7 @@ mod tests {
                 foreign: None,
                 owes_mark: false,
                 own: OwnRuns::default(),
-                reel: Reel::new(Offset::ZERO, 1 << 20),
+                reel: Reel::new(Offset::ZERO, limits(1 << 19)),
                 put_in: Vec::new(),
             };
             for (act, numbers, coin) in acts {

@@ -1,12 +1,21 @@
 //! A stretch of a partition in memory, filled at its end by one reader of Kafka and read by many. Pure: no clock, no Kafka.
 //!
-//! Every record of `[from, next)` that the partition holds is in it. Limits: `num_bytes_max` bytes, half of it not read yet; beyond
-//! that it has no room until it is read on. What was read stays as long as there is room, for those who are a little behind.
+//! Every record of `[from, next)` that the partition holds is in it. Limits: [`Limits`]. Beyond what may be unread it has no room until it is
+//! read on; of what was read the newest stays, for those who are a little behind.
 
 use std::collections::VecDeque;
 
 use sluse_schema::port::log::ReadLimit;
 use sluse_schema::record::{Offset, Record};
+
+/// How much may be in memory, in bytes; of each kind at most one record more.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Not read yet.
+    pub num_unread_bytes_max: usize,
+    /// Read by somebody. Whoever reads it only now saves a fetch; whoever writes next has colder memory for it.
+    pub num_read_bytes_max: usize,
+}
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -18,21 +27,13 @@ pub struct Reel {
     /// Everything below it was read by somebody, and what lies beyond it in bytes.
     read_to: Offset,
     num_bytes_ahead: usize,
-    num_bytes_max: usize,
+    limits: Limits,
 }
 
 impl Reel {
     /// An empty stretch at `from`.
-    pub fn new(from: Offset, num_bytes_max: usize) -> Self {
-        Self {
-            from,
-            next: from,
-            records: VecDeque::new(),
-            num_bytes: 0,
-            read_to: from,
-            num_bytes_ahead: 0,
-            num_bytes_max,
-        }
+    pub fn new(from: Offset, limits: Limits) -> Self {
+        Self { from, next: from, records: VecDeque::new(), num_bytes: 0, read_to: from, num_bytes_ahead: 0, limits }
     }
 
     /// Where it ends.
@@ -47,7 +48,7 @@ impl Reel {
 
     /// Whether more may be put in.
     pub fn has_room(&self) -> bool {
-        self.num_bytes_ahead < self.num_bytes_max.div_ceil(2).max(1)
+        self.num_bytes_ahead < self.limits.num_unread_bytes_max.max(1)
     }
 
     /// Puts the next record in.
@@ -86,7 +87,7 @@ impl Reel {
     }
 
     fn drop_oldest(&mut self) {
-        while self.num_bytes > self.num_bytes_max
+        while self.num_bytes - self.num_bytes_ahead > self.limits.num_read_bytes_max
             && self.records.front().is_some_and(|oldest| oldest.offset < self.read_to)
         {
             self.pop_oldest();
@@ -171,8 +172,8 @@ mod tests {
         /// Against everything that was ever pushed: a read brings exactly what a naive one would, and memory stays bounded.
         #[test]
         fn reads_bring_what_was_put_in(acts in proptest::collection::vec(act(), 0..80)) {
-            let num_bytes_max = 400;
-            let mut reel = Reel::new(Offset::ZERO, num_bytes_max);
+            let limits = Limits { num_unread_bytes_max: 200, num_read_bytes_max: 150 };
+            let mut reel = Reel::new(Offset::ZERO, limits);
             let mut all: Vec<Record> = Vec::new();
             for act in acts {
                 match act {
@@ -200,9 +201,10 @@ mod tests {
                     }
                 }
                 let largest = 60 + 24;
-                prop_assert!(reel.num_bytes <= num_bytes_max + largest);
                 let ahead: usize = reel.records.iter().filter(|r| r.offset >= reel.read_to).map(Record::num_bytes).sum();
                 prop_assert_eq!(ahead, reel.num_bytes_ahead);
+                prop_assert!(ahead < limits.num_unread_bytes_max + largest);
+                prop_assert!(reel.num_bytes - ahead <= limits.num_read_bytes_max);
             }
         }
     }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::metrics::OWN_READ;
 use super::own::{OwnRuns, Run};
-use super::reel::Reel;
+use super::reel::{Limits, Reel};
 
 /// The live reader may be put elsewhere when nobody has read from it for this long.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ pub struct View {
     state: Mutex<State>,
     observe: Option<Observe>,
     changed: watch::Sender<()>,
-    reel_bytes_max: usize,
+    limits: Limits,
     /// One at a time goes back: two would take the reader from each other.
     pub back_turn: tokio::sync::Mutex<()>,
 }
@@ -111,9 +111,9 @@ impl std::fmt::Debug for View {
 
 impl View {
     /// A partition of which nothing is known.
-    pub fn new(topic: Topic, partition: PartitionId, reel_bytes_max: usize, observe: Option<Observe>) -> Self {
+    pub fn new(topic: Topic, partition: PartitionId, limits: Limits, observe: Option<Observe>) -> Self {
         let stretch = || Stretch {
-            reel: Reel::new(Offset::ZERO, reel_bytes_max),
+            reel: Reel::new(Offset::ZERO, limits),
             is_open: false,
             is_resting: false,
             own: OwnRuns::default(),
@@ -128,7 +128,7 @@ impl View {
             state: Mutex::new(state),
             observe,
             changed: watch::Sender::new(()),
-            reel_bytes_max,
+            limits,
             back_turn: tokio::sync::Mutex::default(),
         }
     }
@@ -149,7 +149,7 @@ impl View {
 
     /// A reader begins at `from`, with nothing yet.
     pub fn open(&self, side: Side, from: Offset) {
-        let reel = Reel::new(from, self.reel_bytes_max);
+        let reel = Reel::new(from, self.limits);
         let mut state = self.lock();
         let stretch = state.stretch(side);
         (stretch.reel, stretch.is_open, stretch.is_resting, stretch.trouble) = (reel, true, false, None);
@@ -305,6 +305,7 @@ mod tests {
     use sluse_schema::record::{Headers, Record};
 
     const WIDE: ReadLimit = ReadLimit { num_records_max: 100, num_bytes_max: 1 << 20 };
+    const LIMITS: Limits = Limits { num_unread_bytes_max: 1 << 19, num_read_bytes_max: 1 << 19 };
 
     fn record(offset: u64) -> Record {
         Record { offset: Offset(offset), key: 1, timestamp_ms: 0, headers: Headers::default(), value: Bytes::new() }
@@ -312,7 +313,7 @@ mod tests {
 
     #[test]
     fn a_reader_is_put_where_somebody_wants_to_read_and_is_not_taken_from_who_uses_it() {
-        let view = View::new(Topic::Uplinks, PartitionId(0), 1 << 20, None);
+        let view = View::new(Topic::Uplinks, PartitionId(0), LIMITS, None);
         let read = |from, has_turn| view.try_read(Offset(from), WIDE, None, true, has_turn);
         assert!(matches!(read(50, false), Attempt::AskBounds));
         view.set_bounds(Offset(10), Offset(100));
@@ -334,7 +335,7 @@ mod tests {
 
     #[test]
     fn at_the_end_a_read_brings_nothing_at_once() {
-        let view = View::new(Topic::Uplinks, PartitionId(0), 1 << 20, None);
+        let view = View::new(Topic::Uplinks, PartitionId(0), LIMITS, None);
         view.set_bounds(Offset(0), Offset(7));
         view.open(Side::Live, Offset(7));
         let Attempt::Done(Ok(batch)) = view.try_read(Offset(7), WIDE, None, true, false) else { panic!() };
