@@ -56,7 +56,8 @@ const LEASE_MARGIN: Duration = Duration::from_secs(1);
 
 /// The member and its threads.
 pub struct Group {
-    seat: Arc<ArcSwap<Seat>>,
+    /// Until the end.
+    seat: Option<Arc<ArcSwap<Seat>>>,
     config: Arc<KafkaLogConfig>,
     is_closing: Arc<AtomicBool>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -107,18 +108,19 @@ impl Group {
             std::thread::Builder::new().name("sluse-group".into()).spawn(move || member.run())?,
             std::thread::Builder::new().name("sluse-lease".into()).spawn(move || keeper.run())?,
         ];
-        Ok(Self { seat, config: Arc::clone(config), is_closing, threads: Mutex::new(threads) })
+        Ok(Self { seat: Some(seat), config: Arc::clone(config), is_closing, threads: Mutex::new(threads) })
     }
 
     /// What a transaction names its group by; `None` while the group knows this node in no generation.
     pub fn metadata(&self) -> Option<ConsumerGroupMetadata> {
-        native::group_metadata(&self.seat.load_full())
+        native::group_metadata(&*self.seat.as_ref()?.load_full())
     }
 
     /// The committed position of a partition, once no transaction that could move it is under way any more.
     pub fn committed(&self, partition: PartitionId, within: Duration) -> Result<Option<Offset>, LogError> {
         let topic = self.config.topic(Topic::Uplinks);
-        let positions = committed(&self.seat.load_full(), &topic, &[partition], within)
+        let seat = self.seat.as_ref().ok_or_else(|| LogError::Unavailable("the log is closed".into()))?.load_full();
+        let positions = committed(&seat, &topic, &[partition], within)
             .map_err(|error| LogError::Unavailable(format!("committed positions cannot be read: {error}")))?;
         Ok(positions.get(&partition).copied())
     }
@@ -143,6 +145,13 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.close();
+        let Some(seat) = self.seat.take().map(|seat| seat.load_full()) else { return };
+        let deadline = Instant::now() + CLOSE_WITHIN;
+        let retired = retire(seat);
+        // While the broker is away, librdkafka may never say that it is done.
+        while retired.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -233,7 +242,8 @@ impl Member {
                     );
                     counter!(SEATS_RENEWED).increment(1);
                     self.since = Instant::now();
-                    return retire(self.seat.swap(Arc::new(seat)));
+                    retire(self.seat.swap(Arc::new(seat)));
+                    return;
                 }
                 Err(error) => tracing::error!(%error, "the group cannot be joined again"),
             }
@@ -252,16 +262,14 @@ impl Member {
 }
 
 /// Lets go of a seat on a thread of its own, once nobody uses it: librdkafka takes its time, above all while its broker is away.
-fn retire(seat: Arc<Seat>) {
+fn retire(seat: Arc<Seat>) -> Option<JoinHandle<()>> {
     let ending = std::thread::Builder::new().name("sluse-group-end".into()).spawn(move || {
         while Arc::strong_count(&seat) > 1 {
             std::thread::sleep(POLL);
         }
         drop(seat);
     });
-    if let Err(error) = ending {
-        tracing::error!(%error, "a thread cannot be started");
-    }
+    ending.inspect_err(|error| tracing::error!(%error, "a thread cannot be started")).ok()
 }
 
 /// The thread that asks the group things and waits for its answers, also while the thread that polls answers a rebalance.

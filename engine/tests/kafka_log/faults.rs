@@ -8,7 +8,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use sluse_engine::kafka_log::KafkaLog;
-use sluse_schema::port::log::{Log, LogError, ReadLimit};
+use sluse_schema::port::log::{Assignment, Log, LogError, ReadLimit};
 use sluse_schema::record::{Offset, Step, Topic};
 
 use crate::fixture::{
@@ -224,4 +224,22 @@ async fn a_position_that_fell_out_of_the_log_is_an_error_that_says_where_the_log
     let Err(LogError::OutOfRange { asked: Offset(2), start: Offset(6), .. }) = refused else { panic!("{refused:?}") };
     let batch = log.read(Topic::Uplinks, P0, Offset(6), WIDE).await.unwrap();
     assert_eq!(texts(&batch.records), ["6", "7", "8", "9"]);
+}
+
+/// librdkafka's consumer is closed by polling it until it says that it is, and that can take for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_end_though_their_broker_is_gone() {
+    let mut cluster = start(1).await;
+    let (brokers, prefix) = (cluster.kafka.bootstrap(), fresh_prefix());
+    let a = open(config(&brokers, &prefix, "a")).await;
+    let Assignment::Assigned(_) = a.next_assignment().await else { panic!("nothing is revoked yet") };
+    // In the middle of a rebalance: its part is revoked from the first, and nobody answers.
+    let b = open(config(&brokers, &prefix, "b")).await;
+    let Assignment::Revoked { done, .. } = a.next_assignment().await else { panic!("b gets its share") };
+    cluster.kafka.kill(0);
+    drop(done);
+    for log in [a, b] {
+        let ended = tokio::task::spawn_blocking(move || drop(log));
+        tokio::time::timeout(Duration::from_secs(30), ended).await.expect("it ends").unwrap();
+    }
 }
