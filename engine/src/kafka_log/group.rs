@@ -45,7 +45,7 @@ const POLL: Duration = Duration::from_millis(100);
 const RENEWALS_PER_SESSION: u32 = 4;
 /// The group is looked at this often in a session timeout.
 const LOOKS_PER_SESSION: u32 = 2;
-/// How long the threads are waited for at the end.
+/// How long the threads are waited for at the end, and then the seat.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 /// Pause before a seat is taken anew; doubled each time, up to the second, until one was held for as long as the third.
 const SIT_AGAIN_AFTER: Duration = Duration::from_millis(500);

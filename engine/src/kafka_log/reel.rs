@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use sluse_schema::port::log::ReadLimit;
 use sluse_schema::record::{Offset, Record};
 
-/// How much may be in memory, in bytes; of each kind at most one record more.
+/// How much may be in memory, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Not read yet.
+    /// Not read yet. It is asked before records are put in: the last that are put in together may go beyond it.
     pub num_unread_bytes_max: usize,
     /// Read by somebody. Whoever reads it only now saves a fetch; whoever writes next has colder memory for it.
     pub num_read_bytes_max: usize,

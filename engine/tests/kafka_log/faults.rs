@@ -226,20 +226,32 @@ async fn a_position_that_fell_out_of_the_log_is_an_error_that_says_where_the_log
     assert_eq!(texts(&batch.records), ["6", "7", "8", "9"]);
 }
 
-/// librdkafka's consumer is closed by polling it until it says that it is, and that can take for ever.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_end_though_their_broker_is_gone() {
+/// Two nodes in the middle of a rebalance (what the first has is revoked, and nobody answers) whose broker then goes away: both end.
+async fn nodes_end_without(take_away: impl FnOnce(&mut Cluster)) {
     let mut cluster = start(1).await;
     let (brokers, prefix) = (cluster.kafka.bootstrap(), fresh_prefix());
     let a = open(config(&brokers, &prefix, "a")).await;
     let Assignment::Assigned(_) = a.next_assignment().await else { panic!("nothing is revoked yet") };
-    // In the middle of a rebalance: its part is revoked from the first, and nobody answers.
     let b = open(config(&brokers, &prefix, "b")).await;
     let Assignment::Revoked { done, .. } = a.next_assignment().await else { panic!("b gets its share") };
-    cluster.kafka.kill(0);
+    take_away(&mut cluster);
     drop(done);
     for log in [a, b] {
         let ended = tokio::task::spawn_blocking(move || drop(log));
         tokio::time::timeout(Duration::from_secs(30), ended).await.expect("it ends").unwrap();
     }
+}
+
+#[tokio::test]
+async fn nodes_end_though_their_broker_is_gone() {
+    nodes_end_without(|cluster| cluster.kafka.kill(0)).await;
+}
+
+#[tokio::test]
+async fn nodes_end_though_their_broker_is_frozen() {
+    nodes_end_without(|cluster| {
+        let pid = cluster.kafka.pid(0).unwrap().to_string();
+        assert!(std::process::Command::new("kill").args(["-STOP", &pid]).status().unwrap().success());
+    })
+    .await;
 }
